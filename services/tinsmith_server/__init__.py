@@ -1,0 +1,1 @@
+"""The services of Tinsmith: LLM post-training as processes that speak gRPC."""
