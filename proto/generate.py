@@ -57,7 +57,7 @@ def contract(_: str, out: Path) -> None:
     """The contract with its comments, for DescribeRecipe, the gateway and `buf curl`."""
     target = out / "services/tinsmith_server/serving/contract.binpb"
     target.parent.mkdir(parents=True, exist_ok=True)
-    subprocess.run(["buf", "build", "-o", target], cwd=ROOT, check=True)
+    subprocess.run(["buf", "build", "--path", "proto/tinsmith", "-o", target], cwd=ROOT, check=True)
 
 
 def buf_generate(language: str, out: Path) -> None:
