@@ -11,6 +11,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
+
 ROOT = Path(__file__).resolve().parent.parent
 GENERATED = "# Generated from proto/ by `make proto`; do not edit.\n"
 
@@ -54,10 +56,16 @@ def front_door(package: Path) -> None:
 
 
 def contract(_: str, out: Path) -> None:
-    """The contract with its comments, for DescribeRecipe, the gateway and `buf curl`."""
+    """The contract's descriptors with our comments (not those of imports), for DescribeRecipe and the gateway."""
+    command = ["buf", "build", "--path", "proto/tinsmith", "--as-file-descriptor-set", "-o", "-"]
+    built = subprocess.run(command, cwd=ROOT, check=True, capture_output=True).stdout
+    files = FileDescriptorSet.FromString(built)
+    for file in files.file:
+        if not file.name.startswith("tinsmith/"):
+            file.ClearField("source_code_info")
     target = out / "services/tinsmith_server/serving/contract.binpb"
     target.parent.mkdir(parents=True, exist_ok=True)
-    subprocess.run(["buf", "build", "--path", "proto/tinsmith", "-o", target], cwd=ROOT, check=True)
+    target.write_bytes(files.SerializeToString(deterministic=True))
 
 
 def buf_generate(language: str, out: Path) -> None:
