@@ -34,7 +34,7 @@ Metadata = Sequence[tuple[str, str]]
 class Suite:
     """Every service of a suite, as its stub: `await suite.trainer.CreateModel(request, timeout=...)`.
 
-    Calls raise TinsmithError; streams are async iterators. A unary call without `timeout` has a deadline of ten minutes;
+    Calls raise TinsmithError; streams are async iterators. Unary calls without `timeout` get ten minutes,
     streams have none. A call that fails with UNAVAILABLE is tried up to four times; with `wait_for_ready` a service
     that is away is waited for until the deadline.
     """

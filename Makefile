@@ -1,0 +1,61 @@
+# `make demo` and `make test` each set up what they need. Everything else is below them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# uv from the path, else one of our own.
+UV := $(or $(shell command -v uv),build/uv/bin/uv)
+CONSTRAINTS := deploy/constraints.txt
+
+.PHONY: help demo test test-all bench lint types proto setup clean
+
+help: ## what there is to make
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: $(VENV)/.ready ## start the suite and watch a model learn arithmetic
+	@$(BIN)/tinsmith demo $(DEMO)
+
+test: $(VENV)/.ready $(VENV)/.proto ## the tests, without the slow ones
+	$(BIN)/pytest -q -m "not slow and not chaos" $(PYTEST)
+
+test-all: $(VENV)/.ready $(VENV)/.proto ## every test
+	$(BIN)/pytest -q $(PYTEST)
+
+bench: $(VENV)/.ready ## what the suite costs, beside the same work without it
+	$(BIN)/python -m tests.benchmarks $(BENCH)
+
+lint: $(VENV)/.ready ## ruff and buf
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/buf lint
+	$(BIN)/buf format --diff --exit-code --path proto/tinsmith
+
+types: $(VENV)/.ready ## mypy, strict
+	$(BIN)/mypy -p tinsmith_server
+	$(BIN)/mypy clients/python/tinsmith
+
+proto: $(VENV)/.proto ## write the stubs of every client anew
+	PATH="$(CURDIR)/$(VENV)-proto/bin:$(CURDIR)/build/go/bin:$(CURDIR)/clients/typescript/node_modules/.bin:$$PATH" \
+		$(VENV)-proto/bin/python proto/generate.py
+
+setup: $(VENV)/.ready $(VENV)/.proto ## both environments, nothing more
+
+$(VENV)/.ready: pyproject.toml clients/python/pyproject.toml $(CONSTRAINTS) | $(UV)
+	@echo "setting up $(VENV) (a few minutes when nothing is cached: torch alone is some GB)"
+	@test -x $(BIN)/python || $(UV) venv --quiet --python $(PYTHON) $(VENV)
+	@VIRTUAL_ENV=$(VENV) $(UV) pip install --quiet --constraint $(CONSTRAINTS) \
+		--editable clients/python --editable '.[all]' --group dev
+	@touch $@
+
+$(VENV)/.proto: pyproject.toml $(VENV)/.ready | $(UV)
+	@test -x $(VENV)-proto/bin/python || $(UV) venv --quiet --python $(PYTHON) $(VENV)-proto
+	@VIRTUAL_ENV=$(VENV)-proto $(UV) pip install --quiet --group proto
+	@touch $@
+
+build/uv/bin/uv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "$(PYTHON) is older than 3.11: make PYTHON=python3.12 ..."; exit 1; }
+	@$(PYTHON) -m venv build/uv || { echo "no venv module: apt-get install python3-venv, or install uv"; exit 1; }
+	@build/uv/bin/pip install --quiet uv
+
+clean: ## remove what was built, not the cached model
+	rm -rf build $(VENV) $(VENV)-proto
