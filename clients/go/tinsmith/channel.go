@@ -1,0 +1,84 @@
+package tinsmith
+
+import (
+	"context"
+	"errors"
+	"io"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/keepalive"
+)
+
+// MaxMessageBytes is the largest message in each direction; the servers' default too.
+const MaxMessageBytes = 64 << 20
+
+// Retries are safe for every call: reads have no effect and writes carry a request_id or seq_id.
+const serviceConfig = `{
+	"loadBalancingConfig": [{"round_robin": {}}],
+	"methodConfig": [{
+		"name": [{}],
+		"retryPolicy": {
+			"maxAttempts": 4,
+			"initialBackoff": "0.05s",
+			"maxBackoff": "1s",
+			"backoffMultiplier": 4,
+			"retryableStatusCodes": ["UNAVAILABLE"]
+		}
+	}]
+}`
+
+func dialOptions(waitForReady bool) []grpc.DialOption {
+	return []grpc.DialOption{
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultServiceConfig(serviceConfig),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 30 * time.Second, Timeout: 15 * time.Second}),
+		grpc.WithDefaultCallOptions(
+			grpc.MaxCallRecvMsgSize(MaxMessageBytes),
+			grpc.MaxCallSendMsgSize(MaxMessageBytes),
+			grpc.WaitForReady(waitForReady),
+		),
+		// A service that comes back after a crash is found at once, not after minutes of growing pauses.
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
+			MinConnectTimeout: 5 * time.Second,
+		}),
+		grpc.WithUnaryInterceptor(callOnce),
+		grpc.WithStreamInterceptor(openStream),
+	}
+}
+
+// callOnce gives a unary call a deadline and its failure a type.
+func callOnce(
+	ctx context.Context, method string, request, answer any,
+	channel *grpc.ClientConn, invoke grpc.UnaryInvoker, options ...grpc.CallOption,
+) error {
+	if _, bounded := ctx.Deadline(); !bounded {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, DefaultTimeout)
+		defer cancel()
+	}
+	return errorOf(invoke(ctx, method, request, answer, channel, options...))
+}
+
+// openStream gives every failure of a stream a type.
+func openStream(
+	ctx context.Context, description *grpc.StreamDesc,
+	channel *grpc.ClientConn, method string, open grpc.Streamer, options ...grpc.CallOption,
+) (grpc.ClientStream, error) {
+	stream, err := open(ctx, description, channel, method, options...)
+	if err != nil {
+		return nil, errorOf(err)
+	}
+	return typedStream{stream}, nil
+}
+
+type typedStream struct{ grpc.ClientStream }
+
+func (s typedStream) SendMsg(message any) error { return errorOf(s.ClientStream.SendMsg(message)) }
+
+func (s typedStream) RecvMsg(message any) error { return errorOf(s.ClientStream.RecvMsg(message)) }
+
+func isEnd(err error) bool { return err == nil || errors.Is(err, io.EOF) }
