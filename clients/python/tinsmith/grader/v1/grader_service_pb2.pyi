@@ -790,13 +790,17 @@ class GradeItem(google.protobuf.message.Message):
     REFERENCE_FIELD_NUMBER: builtins.int
     ALTERNATIVES_FIELD_NUMBER: builtins.int
     CONVERSATION_FIELD_NUMBER: builtins.int
-    GRADER_FIELD_NUMBER: builtins.int
+    OTHER_GRADER_FIELD_NUMBER: builtins.int
     id: builtins.str
     """Identifies the item in a stream; free in a batch."""
     answer: builtins.str
     """The model's answer."""
     reference: builtins.str
     """The reference."""
+    other_grader: builtins.int
+    """How this item is graded, where it differs from the request's grader: 1 + the place in `other_graders`, 0 means
+    the request's grader.
+    """
     @property
     def alternatives(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Other references that also count."""
@@ -804,10 +808,6 @@ class GradeItem(google.protobuf.message.Message):
     @property
     def conversation(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[tinsmith.types.v1.message_pb2.Message]:
         """The conversation before the answer, for judges."""
-
-    @property
-    def grader(self) -> global___GraderSpec:
-        """How this item is graded, where it differs from the request's grader."""
 
     def __init__(
         self,
@@ -817,10 +817,9 @@ class GradeItem(google.protobuf.message.Message):
         reference: builtins.str = ...,
         alternatives: collections.abc.Iterable[builtins.str] | None = ...,
         conversation: collections.abc.Iterable[tinsmith.types.v1.message_pb2.Message] | None = ...,
-        grader: global___GraderSpec | None = ...,
+        other_grader: builtins.int = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["grader", b"grader"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["alternatives", b"alternatives", "answer", b"answer", "conversation", b"conversation", "grader", b"grader", "id", b"id", "reference", b"reference"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["alternatives", b"alternatives", "answer", b"answer", "conversation", b"conversation", "id", b"id", "other_grader", b"other_grader", "reference", b"reference"]) -> None: ...
 
 global___GradeItem = GradeItem
 
@@ -905,6 +904,7 @@ class GradeRequest(google.protobuf.message.Message):
     GRADER_FIELD_NUMBER: builtins.int
     ITEMS_FIELD_NUMBER: builtins.int
     ITEM_TIMEOUT_FIELD_NUMBER: builtins.int
+    OTHER_GRADERS_FIELD_NUMBER: builtins.int
     @property
     def grader(self) -> global___GraderSpec:
         """How items without a grader of their own are graded."""
@@ -917,15 +917,20 @@ class GradeRequest(google.protobuf.message.Message):
     def item_timeout(self) -> google.protobuf.duration_pb2.Duration:
         """Wall-clock limit of each item. Absent: the server's setting."""
 
+    @property
+    def other_graders(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___GraderSpec]:
+        """Graders of items that name one by `other_grader`."""
+
     def __init__(
         self,
         *,
         grader: global___GraderSpec | None = ...,
         items: collections.abc.Iterable[global___GradeItem] | None = ...,
         item_timeout: google.protobuf.duration_pb2.Duration | None = ...,
+        other_graders: collections.abc.Iterable[global___GraderSpec] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["grader", b"grader", "item_timeout", b"item_timeout"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["grader", b"grader", "item_timeout", b"item_timeout", "items", b"items"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["grader", b"grader", "item_timeout", b"item_timeout", "items", b"items", "other_graders", b"other_graders"]) -> None: ...
 
 global___GradeRequest = GradeRequest
 
@@ -958,6 +963,7 @@ class GradeStreamRequest(google.protobuf.message.Message):
     GRADER_FIELD_NUMBER: builtins.int
     ITEMS_FIELD_NUMBER: builtins.int
     ITEM_TIMEOUT_FIELD_NUMBER: builtins.int
+    OTHER_GRADERS_FIELD_NUMBER: builtins.int
     @property
     def grader(self) -> global___GraderSpec:
         """How items without a grader of their own are graded from now on; absent leaves it as it was."""
@@ -970,15 +976,20 @@ class GradeStreamRequest(google.protobuf.message.Message):
     def item_timeout(self) -> google.protobuf.duration_pb2.Duration:
         """Wall-clock limit of each item from now on; absent leaves it as it was."""
 
+    @property
+    def other_graders(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___GraderSpec]:
+        """Graders that items name by `other_grader`, from now on; empty leaves them as they were."""
+
     def __init__(
         self,
         *,
         grader: global___GraderSpec | None = ...,
         items: collections.abc.Iterable[global___GradeItem] | None = ...,
         item_timeout: google.protobuf.duration_pb2.Duration | None = ...,
+        other_graders: collections.abc.Iterable[global___GraderSpec] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["grader", b"grader", "item_timeout", b"item_timeout"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["grader", b"grader", "item_timeout", b"item_timeout", "items", b"items"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["grader", b"grader", "item_timeout", b"item_timeout", "items", b"items", "other_graders", b"other_graders"]) -> None: ...
 
 global___GradeStreamRequest = GradeStreamRequest
 

@@ -25,31 +25,29 @@ _sym_db = _symbol_database.Default()
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftinsmith/types/v1/message.proto\x12\x11tinsmith.types.v1\x1a\x1b\x62uf/validate/validate.proto\"\x94\x02\n\x07Message\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12-\n\x05parts\x18\x03 \x03(\x0b\x32\x1e.tinsmith.types.v1.ContentPart\x12/\n\ntool_calls\x18\x04 \x03(\x0b\x32\x1b.tinsmith.types.v1.ToolCall\x12@\n\x13unparsed_tool_calls\x18\x05 \x03(\x0b\x32#.tinsmith.types.v1.UnparsedToolCall\x12\x14\n\x0ctool_call_id\x18\x06 \x01(\t\x12\x0c\n\x04name\x18\x07 \x01(\t\x12\x16\n\ttrainable\x18\x08 \x01(\x08H\x00\x88\x01\x01\x42\x0c\n\n_trainable\"\x9e\x01\n\x0b\x43ontentPart\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x12\n\x08thinking\x18\x02 \x01(\tH\x00\x12-\n\x05image\x18\x03 \x01(\x0b\x32\x1c.tinsmith.types.v1.MediaPartH\x00\x12-\n\x05\x61udio\x18\x04 \x01(\x0b\x32\x1c.tinsmith.types.v1.MediaPartH\x00\x42\r\n\x04part\x12\x05\xbaH\x02\x08\x01\",\n\tMediaPart\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x11\n\tmime_type\x18\x02 \x01(\t\"<\n\x08ToolCall\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x03 \x01(\t\"3\n\x10UnparsedToolCall\x12\x10\n\x08raw_text\x18\x01 \x01(\t\x12\r\n\x05\x65rror\x18\x02 \x01(\t\"O\n\x08ToolSpec\x12\x15\n\x04name\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x17\n\x0fparameters_json\x18\x03 \x01(\t\"<\n\x0c\x43onversation\x12,\n\x08messages\x18\x01 \x03(\x0b\x32\x1a.tinsmith.types.v1.Message*y\n\x0bTermination\x12\x1b\n\x17TERMINATION_UNSPECIFIED\x10\x00\x12\x1d\n\x19TERMINATION_STOP_SEQUENCE\x10\x01\x12\x13\n\x0fTERMINATION_EOS\x10\x02\x12\x19\n\x15TERMINATION_MALFORMED\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftinsmith/types/v1/message.proto\x12\x11tinsmith.types.v1\x1a\x1b\x62uf/validate/validate.proto\"\x94\x02\n\x07Message\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12-\n\x05parts\x18\x03 \x03(\x0b\x32\x1e.tinsmith.types.v1.ContentPart\x12/\n\ntool_calls\x18\x04 \x03(\x0b\x32\x1b.tinsmith.types.v1.ToolCall\x12@\n\x13unparsed_tool_calls\x18\x05 \x03(\x0b\x32#.tinsmith.types.v1.UnparsedToolCall\x12\x14\n\x0ctool_call_id\x18\x06 \x01(\t\x12\x0c\n\x04name\x18\x07 \x01(\t\x12\x16\n\ttrainable\x18\x08 \x01(\x08H\x00\x88\x01\x01\x42\x0c\n\n_trainable\"\x97\x01\n\x0b\x43ontentPart\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x12\n\x08thinking\x18\x02 \x01(\tH\x00\x12-\n\x05image\x18\x03 \x01(\x0b\x32\x1c.tinsmith.types.v1.MediaPartH\x00\x12-\n\x05\x61udio\x18\x04 \x01(\x0b\x32\x1c.tinsmith.types.v1.MediaPartH\x00\x42\x06\n\x04part\",\n\tMediaPart\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x11\n\tmime_type\x18\x02 \x01(\t\"<\n\x08ToolCall\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x03 \x01(\t\"3\n\x10UnparsedToolCall\x12\x10\n\x08raw_text\x18\x01 \x01(\t\x12\r\n\x05\x65rror\x18\x02 \x01(\t\"O\n\x08ToolSpec\x12\x15\n\x04name\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x17\n\x0fparameters_json\x18\x03 \x01(\t\"<\n\x0c\x43onversation\x12,\n\x08messages\x18\x01 \x03(\x0b\x32\x1a.tinsmith.types.v1.Message*y\n\x0bTermination\x12\x1b\n\x17TERMINATION_UNSPECIFIED\x10\x00\x12\x1d\n\x19TERMINATION_STOP_SEQUENCE\x10\x01\x12\x13\n\x0fTERMINATION_EOS\x10\x02\x12\x19\n\x15TERMINATION_MALFORMED\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tinsmith.types.v1.message_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CONTENTPART'].oneofs_by_name['part']._loaded_options = None
-  _globals['_CONTENTPART'].oneofs_by_name['part']._serialized_options = b'\272H\002\010\001'
   _globals['_TOOLSPEC'].fields_by_name['name']._loaded_options = None
   _globals['_TOOLSPEC'].fields_by_name['name']._serialized_options = b'\272H\004r\002\020\001'
-  _globals['_TERMINATION']._serialized_start=827
-  _globals['_TERMINATION']._serialized_end=948
+  _globals['_TERMINATION']._serialized_start=820
+  _globals['_TERMINATION']._serialized_end=941
   _globals['_MESSAGE']._serialized_start=84
   _globals['_MESSAGE']._serialized_end=360
   _globals['_CONTENTPART']._serialized_start=363
-  _globals['_CONTENTPART']._serialized_end=521
-  _globals['_MEDIAPART']._serialized_start=523
-  _globals['_MEDIAPART']._serialized_end=567
-  _globals['_TOOLCALL']._serialized_start=569
-  _globals['_TOOLCALL']._serialized_end=629
-  _globals['_UNPARSEDTOOLCALL']._serialized_start=631
-  _globals['_UNPARSEDTOOLCALL']._serialized_end=682
-  _globals['_TOOLSPEC']._serialized_start=684
-  _globals['_TOOLSPEC']._serialized_end=763
-  _globals['_CONVERSATION']._serialized_start=765
-  _globals['_CONVERSATION']._serialized_end=825
+  _globals['_CONTENTPART']._serialized_end=514
+  _globals['_MEDIAPART']._serialized_start=516
+  _globals['_MEDIAPART']._serialized_end=560
+  _globals['_TOOLCALL']._serialized_start=562
+  _globals['_TOOLCALL']._serialized_end=622
+  _globals['_UNPARSEDTOOLCALL']._serialized_start=624
+  _globals['_UNPARSEDTOOLCALL']._serialized_end=675
+  _globals['_TOOLSPEC']._serialized_start=677
+  _globals['_TOOLSPEC']._serialized_end=756
+  _globals['_CONVERSATION']._serialized_start=758
+  _globals['_CONVERSATION']._serialized_end=818
 # @@protoc_insertion_point(module_scope)

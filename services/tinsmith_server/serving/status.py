@@ -1,0 +1,72 @@
+"""Exceptions as gRPC statuses with google.rpc details."""
+
+import logging
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import grpc
+from google.protobuf.any_pb2 import Any
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+
+from tinsmith import TinsmithError
+from tinsmith_server.serving.errors import ServiceError
+
+DOMAIN = "tinsmith"
+DETAILS_KEY = "grpc-status-details-bin"
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CallStatus:
+    """How a call failed, as it goes over the wire."""
+
+    code: grpc.StatusCode
+    message: str
+    details: Sequence[Message]
+
+    def trailing_metadata(self) -> tuple[tuple[str, bytes], ...]:
+        """The details, packed as gRPC clients expect them."""
+        status = Status(code=self.code.value[0], message=self.message)
+        for detail in self.details:
+            packed = Any()
+            packed.Pack(detail)
+            status.details.append(packed)
+        return ((DETAILS_KEY, status.SerializeToString()),)
+
+
+def status_of(error: Exception, method: str) -> CallStatus:
+    """What a caller may know of an exception: all of a ServiceError, of a failed call of another service what that
+    service said, of anything else only an id under which the log has the rest."""
+    if isinstance(error, ServiceError):
+        violations = error.violations
+        details = _details(error.reason, dict(error.metadata), violations, error.retry_after_s)
+        return CallStatus(code=error.code, message=error.message, details=details)
+    if isinstance(error, TinsmithError):
+        violations = tuple((item.field, item.description) for item in error.violations)
+        details = _details(error.reason or error.code.name, dict(error.metadata), violations, error.retry_after_s)
+        return CallStatus(code=error.code, message=error.message, details=details)
+    number = secrets.token_hex(6)
+    _log.error("%s failed, error id %s", method, number, exc_info=error)
+    message = f"internal error {number}: the server's log has the details under this id"
+    return CallStatus(
+        code=grpc.StatusCode.INTERNAL, message=message, details=_details("INTERNAL", {"error_id": number}, (), None)
+    )
+
+
+def _details(
+    reason: str, metadata: dict[str, str], violations: Sequence[tuple[str, str]], retry_after_s: float | None
+) -> list[Message]:
+    details: list[Message] = [ErrorInfo(reason=reason, domain=DOMAIN, metadata=metadata)]
+    if violations:
+        items = [BadRequest.FieldViolation(field=field, description=text) for field, text in violations]
+        details.append(BadRequest(field_violations=items))
+    if retry_after_s is not None:
+        delay = Duration()
+        delay.FromNanoseconds(int(retry_after_s * 1e9))
+        details.append(RetryInfo(retry_delay=delay))
+    return details
