@@ -1,0 +1,119 @@
+"""Any `transformers` causal language model, on its own forward pass.
+
+The slow road, for architectures that `llama_family.py` does not know: prompts are padded on the left, the prompt's keys
+and values are copied to every answer, and an adapter is merged into copies of the weights it touches.
+"""
+
+import inspect
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from transformers import DynamicCache, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from tinsmith_server.sampler.adapter import Adapter, check_base_copies, checked, unfit
+from tinsmith_server.sampler.causal import Prompts
+from tinsmith_server.sampler.linear import Linear, Lora
+from tinsmith_server.sampler.model_facts import ModelFacts
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Overrides:
+    """Parameters that stand in for the model's own, by name."""
+
+    parameters: Mapping[str, Tensor]
+
+    @property
+    def extra_bytes(self) -> int:
+        return sum(parameter.nbytes for parameter in self.parameters.values())
+
+
+class HuggingFaceModel(ModelFacts):
+    """A base model in memory."""
+
+    def __init__(self, model: PreTrainedModel, *, name: str) -> None:
+        super().__init__(model, name=name)
+        self.model = model
+        self.takes_positions = "position_ids" in inspect.signature(model.forward).parameters
+
+    def base(self) -> Overrides:
+        return Overrides(parameters={})
+
+    def adapted(self, adapter: Adapter) -> Overrides:
+        check_base_copies(adapter, self.model.state_dict())
+        modules = dict(self.model.named_modules())
+        return Overrides(
+            parameters={
+                f"{name}.weight": _merged(name, modules.get(name), lora) for name, lora in adapter.loras.items()
+            }
+        )
+
+    def batch(self, prompts: Prompts, weights: Overrides, *, keep_positions: bool) -> "HuggingFaceBatch":
+        return HuggingFaceBatch(self, prompts, weights, keep_positions=keep_positions)
+
+
+class HuggingFaceBatch:
+    """See `causal.Batch`."""
+
+    def __init__(self, model: HuggingFaceModel, prompts: Prompts, weights: Overrides, *, keep_positions: bool) -> None:
+        self._model, self._weights, self._keep_positions = model, weights, keep_positions
+        lengths = torch.tensor([len(prompt) for prompt in prompts], device=model.device)
+        self._longest = int(lengths.max())
+        self._mask = (torch.arange(self._longest, device=model.device) >= self._longest - lengths[:, None]).long()
+        self._tokens = torch.zeros(self._mask.shape, dtype=torch.int64, device=model.device)
+        for row, prompt in zip(self._tokens, prompts, strict=True):
+            row[self._longest - len(prompt) :] = torch.from_numpy(prompt)
+        self._cache = DynamicCache(config=model.model.config)
+        self._logits: Tensor
+
+    def prefill(self) -> Iterator[None]:
+        self._logits = self._forward(self._tokens, 0 if self._keep_positions else 1)
+        yield
+
+    def last_logits(self) -> Tensor:
+        return self._logits[:, -1].float()
+
+    def logits_at(self, prompts_N: Tensor, positions_N: Tensor) -> Tensor:
+        padding_P = self._longest - self._mask.sum(-1)
+        return self._logits[prompts_N, padding_P[prompts_N] + positions_N].float()
+
+    def expand(self, prompt_of_row_B: Tensor) -> None:
+        del self._logits
+        self.keep(prompt_of_row_B)
+
+    def keep(self, rows_B: Tensor) -> None:
+        self._cache.batch_select_indices(rows_B)
+        self._mask = self._mask[rows_B]
+
+    def step(self, tokens_B: Tensor) -> Tensor:
+        self._mask = torch.cat([self._mask, self._mask.new_ones(len(tokens_B), 1)], dim=1)
+        return self._forward(tokens_B[:, None], 1)[:, -1].float()
+
+    def _forward(self, tokens_BT: Tensor, logits_to_keep: int) -> Tensor:
+        inputs = {
+            "input_ids": tokens_BT,
+            "attention_mask": self._mask,
+            "past_key_values": self._cache,
+            "use_cache": True,
+            "logits_to_keep": logits_to_keep,
+        }
+        if self._model.takes_positions:
+            positions = (self._mask.cumsum(-1) - 1).clamp(min=0)
+            inputs["position_ids"] = positions[:, -tokens_BT.shape[1] :]
+        out: CausalLMOutputWithPast = functional_call(
+            self._model.model, dict(self._weights.parameters), (), inputs, tie_weights=False
+        )
+        assert out.logits is not None
+        return out.logits
+
+
+def _merged(name: str, module: nn.Module | None, lora: Lora) -> Tensor:
+    if not isinstance(module, nn.Linear):
+        raise unfit(name, "is no linear layer of it")
+    weight = module.weight.detach()
+    fitting = checked(name, lora, *weight.shape)
+    placed = Lora(a_RI=fitting.a_RI.to(weight.device), b_OR=fitting.b_OR.to(weight.device))
+    return Linear(weight_OI=weight, lora=placed).merged().weight_OI

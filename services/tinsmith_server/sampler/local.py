@@ -1,0 +1,218 @@
+"""The `local` backend: base models in this process, adapters from checkpoint storage."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from tinsmith_server.sampler.checkpoints import CheckpointReader, SamplerCheckpoint
+
+from tinsmith_server.sampler.backend import Delta, ModelSummary, Versioned
+from tinsmith_server.sampler.causal import AdaptedWeights, CausalModel
+from tinsmith_server.sampler.deltas import DeltaBuilder, batched
+from tinsmith_server.sampler.engine import Emit, Text, logprobs, sample
+from tinsmith_server.sampler.plan import BatchLimits
+from tinsmith_server.sampler.ragged import Ragged
+from tinsmith_server.sampler.request import (
+    Answers,
+    LogprobsRequest,
+    ModelRef,
+    SampleRequest,
+    SamplingParams,
+    Scores,
+    Step,
+    Usage,
+)
+from tinsmith_server.sampler.validation import check_logprobs, check_sample
+from tinsmith_server.sampler.weights_cache import WeightsCache
+from tinsmith_server.sampler.worker import QueueStatus, TorchWorker
+from tinsmith_server.serving.errors import NotFound
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoadedModel:
+    """A base model and its tokenizer."""
+
+    model: CausalModel
+    text: Text
+
+
+class Loader(Protocol):
+    """Brings base models into memory."""
+
+    def __call__(self, name: str) -> LoadedModel:
+        """NotFound with reason BASE_MODEL_NOT_FOUND when there is none of this name."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Ready:
+    """What a request needs to run."""
+
+    loaded: LoadedModel
+    weights: AdaptedWeights
+    version: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LocalLimits:
+    """How much one process takes on."""
+
+    batch: BatchLimits
+    max_answers: int
+    """Most answers of one request."""
+    stream_interval_s: float
+    """Shortest time between two messages of a stream."""
+
+
+class LocalBackend:
+    """See `backend.Backend`."""
+
+    def __init__(
+        self,
+        base_models: Sequence[str],
+        *,
+        load: Loader,
+        checkpoints: CheckpointReader,
+        worker: TorchWorker,
+        cache: WeightsCache,
+        limits: LocalLimits,
+    ) -> None:
+        self._names, self._load, self._checkpoints = base_models, load, checkpoints
+        self._worker, self._cache, self._limits = worker, cache, limits
+        self._models: Mapping[str, LoadedModel] = {}
+        self._loading: dict[str, asyncio.Task[AdaptedWeights]] = {}
+        self._watchers: set[asyncio.Event] = set()
+
+    async def start(self) -> None:
+        """Loads the base models one by one and lets each answer once, so that the first caller need not wait."""
+        loop = asyncio.get_running_loop()
+        self._worker.on_change = lambda: _call_soon(loop, self._tell_watchers)
+        self._worker.start()
+        for name in self._names:
+            loaded = await asyncio.to_thread(self._load, name)
+            warm = _Ready(loaded=loaded, weights=loaded.model.base(), version=name)
+            await self._worker.run(self._sampling(warm, _warm_up(name), emit=lambda _: None))
+            self._models = {**self._models, name: loaded}
+
+    async def stop(self) -> None:
+        await asyncio.to_thread(self._worker.stop)
+
+    async def sample(self, request: SampleRequest) -> Versioned[Answers]:
+        ready = await self._prepare(request.model, lambda model: check_sample(model, request, self._limits.max_answers))
+        answers = await self._worker.run(self._sampling(ready, request, emit=lambda _: None))
+        return Versioned(result=answers, weights_version=ready.version)
+
+    async def stream(self, request: SampleRequest) -> AsyncGenerator[Sequence[Delta] | Versioned[Usage], None]:
+        ready = await self._prepare(request.model, lambda model: check_sample(model, request, self._limits.max_answers))
+        loop, steps = asyncio.get_running_loop(), asyncio.Queue[Step | None]()
+        job = self._sampling(ready, request, emit=lambda step: _call_soon(loop, steps.put_nowait, step))
+        task = asyncio.create_task(self._worker.run(job))
+        task.add_done_callback(lambda _: steps.put_nowait(None))
+        deltas = DeltaBuilder(ready.loaded.text)
+        try:
+            async for found in batched(steps, self._limits.stream_interval_s):
+                yield deltas.build(found)
+            yield Versioned(result=(await task).usage, weights_version=ready.version)
+        finally:
+            task.cancel()
+
+    async def logprobs(self, request: LogprobsRequest) -> Versioned[Scores]:
+        ready = await self._prepare(request.model, lambda model: check_logprobs(model, request))
+        model, batch = ready.loaded.model, self._limits.batch
+        job = logprobs(model, ready.weights, request.sequences, request.targets, request.top_logprobs, batch)
+        return Versioned(result=await self._worker.run(job), weights_version=ready.version)
+
+    def models(self) -> Sequence[ModelSummary]:
+        return [
+            ModelSummary(
+                name=name,
+                parameters=loaded.model.parameters,
+                context_length=loaded.model.context,
+                vocabulary_size=loaded.model.vocabulary,
+                architecture=loaded.model.architecture,
+                loaded=True,
+            )
+            for name, loaded in sorted(self._models.items())
+        ]
+
+    def queue(self) -> QueueStatus:
+        return self._worker.status()
+
+    async def watch(self) -> AsyncGenerator[QueueStatus, None]:
+        changed = asyncio.Event()
+        self._watchers.add(changed)
+        try:
+            while True:
+                changed.clear()
+                yield self._worker.status()
+                await changed.wait()
+        finally:
+            self._watchers.discard(changed)
+
+    def _sampling(self, ready: _Ready, request: SampleRequest, *, emit: Emit) -> Generator[None, None, Answers]:
+        return sample(ready.loaded.model, ready.weights, request, self._limits.batch, ready.loaded.text, emit)
+
+    async def _prepare(self, ref: ModelRef, check: Callable[[CausalModel], None]) -> _Ready:
+        """Finds the weights; the request is checked before an adapter is loaded for it."""
+        if ref.checkpoint_uri is None:
+            loaded = self._base_model(ref.base_model or "")
+            check(loaded.model)
+            return _Ready(loaded=loaded, weights=loaded.model.base(), version=loaded.model.name)
+        checkpoint = await self._checkpoints.open(ref.checkpoint_uri)
+        loaded = self._base_model(checkpoint.base_model)
+        check(loaded.model)
+        version = f"{loaded.model.name}+{checkpoint.sha256}"
+        return _Ready(loaded=loaded, weights=await self._weights(version, loaded.model, checkpoint), version=version)
+
+    def _base_model(self, name: str) -> LoadedModel:
+        if name not in self._models:
+            served = ", ".join(sorted(self._models)) or "none"
+            raise NotFound(
+                f"base model {name!r} is not served here; this sampler serves {served} (setting base_models)",
+                reason="BASE_MODEL_NOT_FOUND",
+                metadata={"base_model": name, "served": served},
+            )
+        return self._models[name]
+
+    async def _weights(self, version: str, model: CausalModel, checkpoint: SamplerCheckpoint) -> AdaptedWeights:
+        """From the cache, or loaded once however many requests ask for it at the same time."""
+        cached = self._cache.get(version)
+        if cached is not None:
+            return cached
+        if version not in self._loading:
+            self._loading[version] = asyncio.create_task(self._load_adapter(version, model, checkpoint))
+        return await asyncio.shield(self._loading[version])
+
+    async def _load_adapter(self, version: str, model: CausalModel, checkpoint: SamplerCheckpoint) -> AdaptedWeights:
+        try:
+            adapter = await self._checkpoints.read(checkpoint)
+            weights = await self._worker.call(lambda: model.adapted(adapter))
+            self._cache.put(version, weights)
+            return weights
+        finally:
+            del self._loading[version]
+
+    def _tell_watchers(self) -> None:
+        for watcher in self._watchers:
+            watcher.set()
+
+
+def _warm_up(name: str) -> SampleRequest:
+    """A small request that runs all that real ones run."""
+    return SampleRequest(
+        model=ModelRef(base_model=name),
+        prompts=Ragged.of([np.zeros(2, np.int32)], np.int32),
+        num_samples=2,
+        params=SamplingParams(max_tokens=3, ignore_eos=True),
+        seeds=np.zeros(1, np.int64),
+        prompt_logprobs=True,
+    )
+
+
+def _call_soon(loop: asyncio.AbstractEventLoop, action: Callable[..., None], *args: object) -> None:
+    """From the torch thread to the loop, which may have been closed at shutdown."""
+    with suppress(RuntimeError):
+        loop.call_soon_threadsafe(action, *args)

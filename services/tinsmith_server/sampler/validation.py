@@ -1,0 +1,111 @@
+"""Refuses what no model should be asked, naming the prompt and the number at fault."""
+
+import numpy as np
+
+from tinsmith_server.sampler.causal import CausalModel
+from tinsmith_server.sampler.ragged import Ragged
+from tinsmith_server.sampler.request import LogprobsRequest, SampleRequest, SamplingParams
+from tinsmith_server.serving.errors import InvalidArgument
+
+
+def check_sample(model: CausalModel, request: SampleRequest, max_answers: int) -> None:
+    """Raises InvalidArgument for a request that can't be sampled."""
+    # One place must be left for an answer.
+    _check_rows(model, "prompts", request.prompts, model.context - 1)
+    answers = len(request.prompts) * request.num_samples
+    if answers > max_answers:
+        raise _invalid(
+            "TOO_MANY_ANSWERS",
+            "num_samples",
+            f"{len(request.prompts)} prompts with {request.num_samples} answers each are {answers} answers, "
+            f"more than {max_answers}; send fewer prompts in a call",
+            answers=answers,
+        )
+    if len(request.seeds) != len(request.prompts):
+        raise _invalid(
+            "BAD_SEEDS",
+            "seeds",
+            f"{len(request.seeds)} seeds for {len(request.prompts)} prompts; send one a prompt, one for all or none",
+        )
+    _check_params(model, request.params)
+
+
+def check_logprobs(model: CausalModel, request: LogprobsRequest) -> None:
+    """Raises InvalidArgument for sequences or targets that can't be judged."""
+    _check_rows(model, "sequences", request.sequences, model.context)
+    if request.targets is None:
+        return
+    if not np.array_equal(request.targets.offsets, request.sequences.offsets):
+        raise _invalid("BAD_TENSOR", "targets", "the rows of targets must be as long as those of sequences")
+    _check_vocabulary(model, "targets", request.targets)
+
+
+def _check_params(model: CausalModel, params: SamplingParams) -> None:
+    in_range = {
+        "max_tokens": params.max_tokens > 0,
+        "temperature": 0 <= params.temperature < float("inf"),
+        "top_p": 0 < params.top_p <= 1,
+        "top_k": params.top_k >= 0,
+        "min_p": 0 <= params.min_p <= 1,
+        "frequency_penalty": np.isfinite(params.frequency_penalty),
+        "presence_penalty": np.isfinite(params.presence_penalty),
+        "logit_bias": all(np.isfinite(bias) for bias in params.logit_bias.values()),
+    }
+    for name, good in in_range.items():
+        if not good:
+            raise _invalid("BAD_SAMPLING_PARAMS", f"params.{name}", f"{name} = {getattr(params, name)} is out of range")
+    if "" in params.stop_strings:
+        raise _invalid("BAD_SAMPLING_PARAMS", "params.stop.strings", "a stop string is empty; leave it out")
+    for name in ("stop_token_ids", "allowed_token_ids", "logit_bias"):
+        for token in getattr(params, name):
+            if not 0 <= token < model.vocabulary:
+                raise _out_of_vocabulary(model, f"params.{name}", token)
+
+
+def _check_rows(model: CausalModel, field: str, rows: Ragged, longest: int) -> None:
+    if not len(rows):
+        raise _invalid("EMPTY_PROMPT", field, f"{field} has no rows; send at least one")
+    lengths = np.diff(rows.offsets)
+    if not lengths.all():
+        row = int(lengths.argmin())
+        raise _invalid(
+            "EMPTY_PROMPT", f"{field}[{row}]", "has no tokens; begin it with one, for example BOS", prompt=row
+        )
+    row = int(lengths.argmax())
+    if lengths[row] > longest:
+        raise _invalid(
+            "PROMPT_TOO_LONG",
+            f"{field}[{row}]",
+            f"has {lengths[row]} tokens, {model.name} takes at most {longest} here; shorten it",
+            prompt=row,
+            tokens=int(lengths[row]),
+            limit=longest,
+        )
+    _check_vocabulary(model, field, rows)
+
+
+def _check_vocabulary(model: CausalModel, field: str, rows: Ragged) -> None:
+    tokens = rows.values.astype(np.int64)
+    bad = np.argwhere((tokens < 0) | (tokens >= model.vocabulary))
+    if len(bad):
+        row = int(np.searchsorted(rows.offsets, bad[0, 0], side="right")) - 1
+        raise _out_of_vocabulary(model, f"{field}[{row}]", int(tokens[tuple(bad[0])]), prompt=row)
+
+
+def _out_of_vocabulary(model: CausalModel, field: str, token: int, **metadata: int) -> InvalidArgument:
+    return _invalid(
+        "TOKEN_OUT_OF_VOCABULARY",
+        field,
+        f"token {token} is not in 0..{model.vocabulary - 1}; encode the text with the tokenizer of {model.name}",
+        token=token,
+        **metadata,
+    )
+
+
+def _invalid(reason: str, field: str, description: str, **metadata: int) -> InvalidArgument:
+    return InvalidArgument(
+        f"{field}: {description}",
+        reason=reason,
+        metadata={name: str(value) for name, value in metadata.items()},
+        violations=[(field, description)],
+    )
