@@ -1,0 +1,149 @@
+"""What happens around every call: trace, validation, errors, the request log, metrics. One wrapper does it all."""
+
+import asyncio
+import inspect
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextvars import ContextVar
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from tinsmith_server.serving import telemetry
+from tinsmith_server.serving.status import status_of
+from tinsmith_server.serving.validation import validate
+
+_log = logging.getLogger("tinsmith.calls")
+_ends_at: ContextVar[float | None] = ContextVar("deadline of the present call", default=None)
+
+Handler = Any  # grpc.RpcMethodHandler, of which grpc has no usable type
+
+
+def time_left() -> float | None:
+    """Seconds until the deadline of the call that is being answered; None without one. For the calls that it makes."""
+    ends_at = _ends_at.get()
+    return None if ends_at is None else max(ends_at - time.monotonic(), 0.0)
+
+
+class CallInterceptor(grpc.aio.ServerInterceptor):
+    """Wraps the handlers of all services but gRPC's own (health, reflection)."""
+
+    def __init__(self, *, slow_call_s: float, with_metrics: bool) -> None:
+        self._slow_call_s = slow_call_s
+        self._with_metrics = with_metrics
+        self._wrapped: dict[str, Handler] = {}
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler:
+        method: str = handler_call_details.method
+        if method in self._wrapped:
+            return self._wrapped[method]
+        handler = await continuation(handler_call_details)
+        if handler is None or method.startswith("/grpc."):
+            return handler
+        self._wrapped[method] = self._wrap(method, handler)
+        return self._wrapped[method]
+
+    def _wrap(self, method: str, handler: Handler) -> Handler:
+        inner = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
+        kind = "_".join("stream" if s else "unary" for s in (handler.request_streaming, handler.response_streaming))
+        wrap = self._streaming if inspect.isasyncgenfunction(inner) else self._single
+        make = getattr(grpc, f"{kind}_rpc_method_handler")
+        behaviour = wrap(method, inner, _checked if handler.request_streaming else _check)
+        return make(
+            behaviour,
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+
+    def _single(self, method: str, inner: Callable[..., Any], check: Callable[[Any], Any]) -> Callable[..., Any]:
+        async def answer(request: Any, context: Any) -> Any:
+            call = _Call(self, method, context)
+            with telemetry.server_span(method, call.metadata):
+                try:
+                    return await inner(check(request), context)
+                except BaseException as error:
+                    await call.failed(error)
+                    raise
+                finally:
+                    call.ended()
+
+        return answer
+
+    def _streaming(self, method: str, inner: Callable[..., Any], check: Callable[[Any], Any]) -> Callable[..., Any]:
+        async def answers(request: Any, context: Any) -> AsyncIterator[Any]:
+            call = _Call(self, method, context)
+            with telemetry.server_span(method, call.metadata):
+                try:
+                    async for response in inner(check(request), context):
+                        yield response
+                except BaseException as error:
+                    await call.failed(error)
+                    raise
+                finally:
+                    call.ended()
+
+        return answers
+
+    def report(self, method: str, code: str, seconds: float) -> None:
+        """One line for a call, and its metrics."""
+        if self._with_metrics:
+            telemetry.CALLS.labels(method, code).inc()
+            telemetry.SECONDS.labels(method).observe(seconds)
+            telemetry.RUNNING.labels(method).dec()
+        level = logging.DEBUG if code == "OK" and seconds < self._slow_call_s else logging.INFO
+        if _log.isEnabledFor(level):
+            fields = {"method": method, "code": code, "ms": round(seconds * 1000, 2), "trace": telemetry.trace_id()}
+            _log.log(level, "%s %s %.2f ms", method, code, seconds * 1000, extra={"fields": fields})
+
+    def begun(self, method: str) -> None:
+        if self._with_metrics:
+            telemetry.RUNNING.labels(method).inc()
+
+
+class _Call:
+    """One call from begin to end."""
+
+    __slots__ = ("_began", "_code", "_context", "_interceptor", "_method", "metadata")
+
+    def __init__(self, interceptor: CallInterceptor, method: str, context: Any) -> None:
+        self._interceptor = interceptor
+        self._method = method
+        self._context = context
+        self._code = "OK"
+        self._began = time.monotonic()
+        self.metadata = {key: value for key, value in context.invocation_metadata() if isinstance(value, str)}
+        remaining = context.time_remaining()
+        _ends_at.set(None if remaining is None else self._began + remaining)
+        interceptor.begun(method)
+
+    async def failed(self, error: BaseException) -> None:
+        """Ends the call with the status of its error; lets pass what gRPC raises itself."""
+        if isinstance(error, asyncio.CancelledError | GeneratorExit):
+            self._code = "CANCELLED"
+            return
+        if isinstance(error, grpc.aio.AbortError) or not isinstance(error, Exception):
+            self._code = "ABORTED_BY_HANDLER"
+            return
+        status = status_of(error, self._method)
+        self._code = status.code.name
+        await self._context.abort(status.code, status.message, status.trailing_metadata())
+
+    def ended(self) -> None:
+        self._interceptor.report(self._method, self._code, time.monotonic() - self._began)
+
+
+def _check(request: Any) -> Any:
+    validate(request)
+    return request
+
+
+async def _checked(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for request in requests:
+        validate(request)
+        yield request
