@@ -2,20 +2,21 @@ package tinsmith
 
 import (
 	"context"
-	"errors"
-	"io"
+	"crypto/rand"
 	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
 // MaxMessageBytes is the largest message in each direction; the servers' default too.
 const MaxMessageBytes = 64 << 20
 
-// Retries are safe for every call: reads have no effect and writes carry a request_id or seq_id.
+// Retries are safe for every call: reads have no effect, and writes carry a request_id by which a repeat is known.
 const serviceConfig = `{
 	"loadBalancingConfig": [{"round_robin": {}}],
 	"methodConfig": [{
@@ -45,13 +46,13 @@ func dialOptions(waitForReady bool) []grpc.DialOption {
 			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
 			MinConnectTimeout: 5 * time.Second,
 		}),
-		grpc.WithUnaryInterceptor(callOnce),
+		grpc.WithUnaryInterceptor(prepareCall),
 		grpc.WithStreamInterceptor(openStream),
 	}
 }
 
-// callOnce gives a unary call a deadline and its failure a type.
-func callOnce(
+// prepareCall gives a unary call an identity, a deadline and its failure a type.
+func prepareCall(
 	ctx context.Context, method string, request, answer any,
 	channel *grpc.ClientConn, invoke grpc.UnaryInvoker, options ...grpc.CallOption,
 ) error {
@@ -60,7 +61,28 @@ func callOnce(
 		ctx, cancel = context.WithTimeout(ctx, DefaultTimeout)
 		defer cancel()
 	}
-	return errorOf(invoke(ctx, method, request, answer, channel, options...))
+	return errorOf(invoke(ctx, method, identified(request), answer, channel, options...))
+}
+
+// identified returns the request with a request_id of its own where it has room for one and the caller gave none. It is a
+// shallow copy: a caller who sends the same message again means another call.
+func identified(request any) any {
+	message, isProto := request.(proto.Message)
+	if !isProto {
+		return request
+	}
+	given := message.ProtoReflect()
+	id := given.Descriptor().Fields().ByName("request_id")
+	if id == nil || given.Has(id) {
+		return request
+	}
+	copied := given.New()
+	given.Range(func(field protoreflect.FieldDescriptor, value protoreflect.Value) bool {
+		copied.Set(field, value)
+		return true
+	})
+	copied.Set(id, protoreflect.ValueOfString(rand.Text()))
+	return copied.Interface()
 }
 
 // openStream gives every failure of a stream a type.
@@ -80,5 +102,3 @@ type typedStream struct{ grpc.ClientStream }
 func (s typedStream) SendMsg(message any) error { return errorOf(s.ClientStream.SendMsg(message)) }
 
 func (s typedStream) RecvMsg(message any) error { return errorOf(s.ClientStream.RecvMsg(message)) }
-
-func isEnd(err error) bool { return err == nil || errors.Is(err, io.EOF) }

@@ -15,15 +15,18 @@ import (
 	"github.com/tinsmith-dev/tinsmith/clients/go/tinsmith"
 )
 
-// shaky is unavailable for the first calls; then it tells how long the caller would wait and echoes the display name.
+// shaky is unavailable for the first calls; then it echoes the display name.
+// It notes how long callers would wait and by which ids they call.
 type shaky struct {
 	orchestratorv1.UnimplementedOrchestratorServiceServer
 	failures int32
 	calls    atomic.Int32
 	timeLeft time.Duration
+	ids      []string
 }
 
 func (s *shaky) StartRun(ctx context.Context, request *orchestratorv1.StartRunRequest) (*orchestratorv1.StartRunResponse, error) {
+	s.ids = append(s.ids, request.RequestId)
 	if s.calls.Add(1) <= s.failures {
 		return nil, status.Error(codes.Unavailable, "restarting")
 	}
@@ -40,6 +43,26 @@ func TestUnavailableServiceIsTriedFourTimes(t *testing.T) {
 		if status.Code(err) != want || servicer.calls.Load() != 4 {
 			t.Errorf("%d failures: %v after %d calls", failures, err, servicer.calls.Load())
 		}
+	}
+}
+
+func TestRetriesOfOneCallShareARequestIdAndOtherCallsDoNot(t *testing.T) {
+	servicer := &shaky{failures: 2}
+	address, _ := serve(t, "127.0.0.1:0", servicer)
+	suite := connect(t, address)
+	request := &orchestratorv1.StartRunRequest{DisplayName: "mine"}
+	for range 2 {
+		answer, err := suite.Orchestrator.StartRun(t.Context(), request)
+		if err != nil || answer.Run.DisplayName != "mine" {
+			t.Fatal(answer, err)
+		}
+	}
+	if ids := servicer.ids; len(ids) != 4 || ids[0] == "" || ids[0] != ids[2] || ids[0] == ids[3] || request.RequestId != "" {
+		t.Errorf("called as %q, then %q", ids, request.RequestId)
+	}
+	request.RequestId = "given"
+	if _, err := suite.Orchestrator.StartRun(t.Context(), request); err != nil || servicer.ids[4] != "given" {
+		t.Errorf("called as %q, %v", servicer.ids[4], err)
 	}
 }
 

@@ -1,7 +1,9 @@
 package tinsmith
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -45,7 +47,7 @@ func (e *Error) GRPCStatus() *status.Status { return e.status }
 
 // errorOf gives a failed call its type; the end of a stream and success stay what they are.
 func errorOf(err error) error {
-	if isEnd(err) {
+	if err == nil || errors.Is(err, io.EOF) {
 		return err
 	}
 	answer := status.Convert(err)

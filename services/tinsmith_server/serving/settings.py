@@ -11,7 +11,9 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 DEFAULT_HOME = Path("~/.tinsmith")
-_FOR_EVERY_ROOM = ("home", "log_level")
+_SHARED = ("home", "log_level", "base_models", "checkpoint_root")
+"""Settings that mean the same in every room that has them: said once for all, at the top of the file or as
+TINSMITH_<KEY>."""
 
 
 def _split(value: object) -> object:
@@ -63,9 +65,9 @@ def load_settings(
 ) -> LoadedSettings:
     """The settings of a room. BadSettings when a key is unknown or a value does not fit.
 
-    The file is TOML: keys at its top are for every room, a table named like a room is for that room. It is `config`,
-    else the environment's TINSMITH_CONFIG, else none. The environment names a setting TINSMITH_<ROOM>_<KEY>;
-    TINSMITH_HOME and TINSMITH_LOG_LEVEL are for every room.
+    The file is TOML: keys at its top are for every room that has them, a table named like a room is for that room. It
+    is `config`, else the environment's TINSMITH_CONFIG, else none. The environment names a setting
+    TINSMITH_<ROOM>_<KEY>; TINSMITH_HOME, _LOG_LEVEL, _BASE_MODELS and _CHECKPOINT_ROOT are for every room.
     """
     values: dict[str, Any] = {}
     origins = dict.fromkeys(kind.model_fields, "default")
@@ -94,10 +96,11 @@ def _of_file(path: Path, kind: type[RoomSettings], room: str) -> list[tuple[str,
         raise BadSettings(f"the settings file {path} is not TOML: {error}") from None
     origin = f"file {path}"
     common = [(key, value, origin) for key, value in tables.items() if not isinstance(value, dict)]
-    unknown = [key for key, _, _ in common if key not in RoomSettings.model_fields]
+    unknown = [key for key, _, _ in common if key not in {*RoomSettings.model_fields, *_SHARED}]
     if unknown:
         raise BadSettings(f"{origin}: no room-independent setting {unknown[0]!r}{_near(unknown[0], RoomSettings)}")
-    return common + [(key, value, f"{origin} [{room}]") for key, value in tables.get(room, {}).items()]
+    own = [(key, value, f"{origin} [{room}]") for key, value in tables.get(room, {}).items()]
+    return [item for item in common if item[0] in kind.model_fields] + own
 
 
 def _of_environment(environment: Mapping[str, str], kind: type[RoomSettings], room: str) -> list[tuple[str, str, str]]:
@@ -105,7 +108,7 @@ def _of_environment(environment: Mapping[str, str], kind: type[RoomSettings], ro
         (key, name)
         for key in kind.model_fields
         for name in (f"TINSMITH_{key.upper()}", f"TINSMITH_{room.upper()}_{key.upper()}")
-        if key in _FOR_EVERY_ROOM or name.startswith(f"TINSMITH_{room.upper()}_")
+        if key in _SHARED or name.startswith(f"TINSMITH_{room.upper()}_")
     ]
     return [(key, environment[name], f"environment {name}") for key, name in names if environment.get(name)]
 

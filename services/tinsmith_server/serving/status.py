@@ -50,6 +50,10 @@ def status_of(error: Exception, method: str) -> CallStatus:
         violations = tuple((item.field, item.description) for item in error.violations)
         details = _details(error.reason or error.code.name, dict(error.metadata), violations, error.retry_after_s)
         return CallStatus(code=error.code, message=error.message, details=details)
+    if isinstance(error, NotImplementedError):  # what generated servicers raise for a method that has no code
+        message = f"{method.rpartition('/')[2]} is not implemented yet; the README's status table says what is"
+        details = _details("NOT_IMPLEMENTED", {"method": method}, (), None)
+        return CallStatus(code=grpc.StatusCode.UNIMPLEMENTED, message=message, details=details)
     number = secrets.token_hex(6)
     _log.error("%s failed, error id %s", method, number, exc_info=error)
     message = f"internal error {number}: the server's log has the details under this id"

@@ -1,0 +1,76 @@
+import { createClient, type Client } from "@connectrpc/connect";
+import type { Http2SessionManager } from "@connectrpc/connect-node";
+
+import { findAddresses, type Addresses } from "./addresses.js";
+import { openSession, TinsmithTransport } from "./transport.js";
+import { DatasetService } from "./v1/dataset.js";
+import { EnvironmentService } from "./v1/environment.js";
+import { GraderService } from "./v1/grader.js";
+import { OrchestratorService, type RunEvent } from "./v1/orchestrator.js";
+import { RendererService } from "./v1/renderer.js";
+import { SamplerService } from "./v1/sampler.js";
+import { CheckpointService, TrainerService } from "./v1/trainer.js";
+import { watchRun, type WatchOptions } from "./watch.js";
+
+/** How to reach a suite. Without options: the one that runs on this machine. */
+export interface Options {
+  /** State folder of the suite, as in `tinsmith up --home`; see findAddresses. */
+  home?: string;
+  /** Addresses of services that run elsewhere. */
+  addresses?: Partial<Addresses>;
+  /** Wait for a service that is away, until the call's deadline, instead of failing after four tries. */
+  waitForReady?: boolean;
+}
+
+/**
+ * A client of every service.
+ *
+ * Failed calls throw TinsmithError; streams are async iterables. Unary calls without `timeoutMs` have a deadline of ten
+ * minutes, streams have none. A call that fails with UNAVAILABLE is tried up to four times.
+ */
+export class Suite {
+  readonly trainer: Client<typeof TrainerService>;
+  readonly checkpoints: Client<typeof CheckpointService>;
+  readonly sampler: Client<typeof SamplerService>;
+  readonly datasets: Client<typeof DatasetService>;
+  readonly renderer: Client<typeof RendererService>;
+  readonly grader: Client<typeof GraderService>;
+  readonly environment: Client<typeof EnvironmentService>;
+  readonly orchestrator: Client<typeof OrchestratorService>;
+  readonly #sessions: Http2SessionManager[] = [];
+
+  constructor(
+    readonly addresses: Addresses,
+    waitForReady = false,
+  ) {
+    const open = (address: string) => {
+      const session = openSession(address);
+      this.#sessions.push(session);
+      return new TinsmithTransport(session, waitForReady);
+    };
+    const [trainer, dataset] = [open(addresses.trainer), open(addresses.dataset)];
+    this.trainer = createClient(TrainerService, trainer);
+    this.checkpoints = createClient(CheckpointService, trainer);
+    this.datasets = createClient(DatasetService, dataset);
+    this.renderer = createClient(RendererService, dataset);
+    this.sampler = createClient(SamplerService, open(addresses.sampler));
+    this.grader = createClient(GraderService, open(addresses.grader));
+    this.environment = createClient(EnvironmentService, open(addresses.environment));
+    this.orchestrator = createClient(OrchestratorService, open(addresses.orchestrator));
+  }
+
+  /** The events of a run, each once and in order, until the run has ended; a broken stream is resumed where it broke. */
+  watchRun(runId: string, options: WatchOptions = {}): AsyncGenerator<RunEvent, void> {
+    return watchRun(this.orchestrator, runId, options);
+  }
+
+  /** Ends every connection and the calls on it. */
+  close(): void {
+    for (const session of this.#sessions) session.abort();
+  }
+}
+
+/** A client of the suite; connections open with the first call. */
+export function connect(options: Options = {}): Suite {
+  return new Suite(findAddresses(options.addresses, options.home), options.waitForReady);
+}
