@@ -1,4 +1,4 @@
-"""What tests of several services build with: a real server of a room, and a small model of the shape that the hub has."""
+"""What tests of several services build with: a real server of a room, and a small model in the hub's own shape."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

@@ -22,6 +22,8 @@ _log = logging.getLogger(__name__)
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+LIVENESS = "liveness"
+"""Health name that is SERVING from the first moment: the process works, whether it is ready or not."""
 
 
 class CannotServe(Exception):
@@ -52,6 +54,7 @@ class RoomServer:
         self.room.register(self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         await self._set_health(NOT_SERVING)
+        await self._health.set(LIVENESS, SERVING)
         if self._settings.reflection:
             names = (*self._definition.services, health.SERVICE_NAME, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, self._server)
