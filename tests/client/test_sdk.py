@@ -30,6 +30,8 @@ from tinsmith.orchestrator.v1 import (
     OrchestratorServiceServicer,
     Run,
     RunEvent,
+    StartRunRequest,
+    StartRunResponse,
     WatchRunRequest,
     WatchRunResponse,
     add_OrchestratorServiceServicer_to_server,
@@ -42,8 +44,16 @@ EVENTS = [RunEvent(seq=number, step=number) for number in range(1, 11)]
 class Orchestrator(OrchestratorServiceServicer):
     """Answers what a test asks of it; breaks its first two watches after three events each."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, failures: int = 0) -> None:
         self.watches: list[int] = []
+        self.starts: list[str] = []
+        self._failures = failures
+
+    def StartRun(self, request: StartRunRequest, context: Any) -> StartRunResponse:
+        self.starts.append(request.request_id)
+        if len(self.starts) <= self._failures:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "restarting")
+        return StartRunResponse(run=Run(display_name=request.display_name))
 
     def GetRun(self, request: GetRunRequest, context: Any) -> GetRunResponse:
         if request.run_id == "refused":
@@ -112,6 +122,28 @@ def test_a_service_that_is_away_is_unavailable_not_a_hang() -> None:
     with Suite.connect(orchestrator="127.0.0.1:1") as suite, pytest.raises(TinsmithError) as caught:
         suite.orchestrator.GetRun(GetRunRequest(run_id="x"), timeout=10)
     assert caught.value.code is grpc.StatusCode.UNAVAILABLE
+
+
+def test_retries_of_one_call_share_a_request_id_and_other_calls_do_not() -> None:
+    """R-12: a call that is tried again has one effect, also when its caller gave it no id."""
+    orchestrator, request = Orchestrator(failures=2), StartRunRequest(display_name="mine")
+    with serving(orchestrator) as address, Suite.connect(orchestrator=address) as suite:
+        for _ in range(2):
+            assert suite.orchestrator.StartRun(request).run.display_name == "mine"
+        suite.orchestrator.StartRun(StartRunRequest(request_id="given"))
+    first, again, third, other, given_id = orchestrator.starts
+    assert first == again == third != ""
+    assert other not in ("", first)
+    assert given_id == "given"
+    assert request.request_id == "", "the caller's message stays as it was"
+
+
+async def test_calls_carry_a_request_id_in_asyncio_too() -> None:
+    orchestrator = Orchestrator()
+    with serving(orchestrator) as address:
+        async with aio.Suite.connect(orchestrator=address) as suite:
+            await suite.orchestrator.StartRun(StartRunRequest())
+    assert orchestrator.starts != [""]
 
 
 def test_a_watch_that_breaks_goes_on_behind_the_last_event() -> None:

@@ -13,7 +13,7 @@ _SERVICE_CONFIG = {
     "methodConfig": [
         {
             "name": [{}],
-            # Safe for every call: reads have no effect and writes carry a request_id or seq_id.
+            # Safe for every call: reads have no effect, writes carry an id by which a repeat is known (`_identity.py`).
             "retryPolicy": {
                 "maxAttempts": 4,
                 "initialBackoff": "0.05s",

@@ -11,6 +11,7 @@ import grpc
 from tinsmith._addresses import Addresses
 from tinsmith._channel import DEFAULT_TIMEOUT_S, channel_options
 from tinsmith._errors import TinsmithError, error_of
+from tinsmith._identity import prepared
 from tinsmith._resume import Patience
 from tinsmith._services import SERVICES
 from tinsmith.orchestrator.v1 import WatchRunRequest, WatchRunResponse
@@ -84,7 +85,7 @@ class _Methods:
 def _unary(method: Callable[..., Any]) -> Callable[..., Any]:
     def call(request: Any, timeout: float | None = DEFAULT_TIMEOUT_S, **options: Any) -> Any:
         try:
-            return method(request, timeout=timeout, **options)
+            return method(prepared(request), timeout=timeout, **options)
         except grpc.RpcError as error:
             raise error_of(error) from None
 

@@ -12,6 +12,7 @@ import grpc.aio
 from tinsmith._addresses import Addresses
 from tinsmith._channel import DEFAULT_TIMEOUT_S, channel_options
 from tinsmith._errors import TinsmithError, error_of
+from tinsmith._identity import prepared
 from tinsmith._resume import Patience
 from tinsmith._services import SERVICES
 from tinsmith.orchestrator.v1 import WatchRunRequest, WatchRunResponse
@@ -104,7 +105,8 @@ class _Methods:
 def _unary(method: Callable[..., Any], wait_for_ready: bool, metadata: Callable[[], Metadata]) -> Callable[..., Any]:
     async def call(request: Any, timeout: float | None = DEFAULT_TIMEOUT_S) -> Any:
         try:
-            return await method(request, timeout=timeout, metadata=tuple(metadata()), wait_for_ready=wait_for_ready)
+            sent = prepared(request)
+            return await method(sent, timeout=timeout, metadata=tuple(metadata()), wait_for_ready=wait_for_ready)
         except grpc.aio.AioRpcError as error:
             raise error_of(error) from None
 
