@@ -1,160 +1,18 @@
-"""Small random models of several families, PEFT adapters for them, and a way to run the sampler's jobs to their end."""
+"""Fixtures of the sampler's tests."""
 
 import copy
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Any, TypeVar
 
-import numpy as np
-import peft
 import pytest
 import torch
-from transformers import (
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedModel,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
 
-from tinsmith_server.sampler.causal import CausalModel
-from tinsmith_server.sampler.engine import sample
+from tests.sampler.lab import Lab, own_model, random_model
+from tests.support import serving
+from tinsmith.aio import Suite
+from tinsmith_server.sampler import ROOM
 from tinsmith_server.sampler.hugging_face import HuggingFaceModel
-from tinsmith_server.sampler.llama_family import LlamaFamilyModel
-from tinsmith_server.sampler.plan import BatchLimits
-from tinsmith_server.sampler.ragged import Ragged
-from tinsmith_server.sampler.request import Answers, ModelRef, SampleRequest, SamplingParams
-
-T = TypeVar("T")
-VOCABULARY = 160
-LIMITS = BatchLimits(rows=64, prompt_tokens=2048)
-TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head"]
-_SIZES: dict[str, Any] = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 256,
-    "bos_token_id": None,
-    "eos_token_id": 1,
-    "pad_token_id": 0,
-}
-_LLAMA3_ROPE = {
-    "rope_type": "llama3",
-    "rope_theta": 10000.0,
-    "factor": 4.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 64,
-}
-
-
-def _build(family: str) -> PreTrainedModel:
-    match family:
-        case "qwen3":
-            return Qwen3ForCausalLM(Qwen3Config(**_SIZES, head_dim=16, tie_word_embeddings=True))
-        case "qwen2":
-            return Qwen2ForCausalLM(Qwen2Config(**_SIZES))
-        case "llama":
-            biased = {"attention_bias": True, "mlp_bias": True}
-            return LlamaForCausalLM(LlamaConfig(**_SIZES, **biased, rope_parameters=_LLAMA3_ROPE))
-        case "gpt2":
-            sizes = {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256}
-            return GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=None, eos_token_id=1))
-    raise ValueError(family)
-
-
-def random_model(family: str) -> PreTrainedModel:
-    """A fresh model, always with the same random weights, wide enough apart for its tokens to differ."""
-    torch.manual_seed(7)
-    model = _build(family).eval().requires_grad_(False)
-    for parameter in model.parameters():
-        parameter.normal_(0, 0.3)
-    return model
-
-
-class AsciiText:
-    """A tokenizer with one printable character a token."""
-
-    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
-        return "".join(chr(33 + token) for token in ids)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Lab:
-    """A model of `transformers` and the sampler's own of the same weights."""
-
-    oracle: PreTrainedModel
-    model: CausalModel
-
-    def sample(self, prompts: Sequence[Sequence[int]], *, weights: Any = None, **options: Any) -> Answers:
-        """Samples `prompts`; options are those of SampleRequest and SamplingParams."""
-        return self.run(request(prompts, **options), weights=weights)
-
-    def run(self, wanted: SampleRequest, *, weights: Any = None, limits: BatchLimits = LIMITS) -> Answers:
-        """Runs a request to its end."""
-        job = sample(self.model, weights or self.model.base(), wanted, limits, AsciiText(), lambda step: None)
-        return finish(job)
-
-
-def request(prompts: Sequence[Sequence[int]], *, seed: int = 0, num_samples: int = 1, **options: Any) -> SampleRequest:
-    """A request of `prompts` with one seed for all."""
-    own = ("prompt_logprobs", "top_prompt_logprobs", "top_logprobs", "return_text")
-    extra = {name: options.pop(name) for name in own if name in options}
-    return SampleRequest(
-        model=ModelRef(base_model="random"),
-        prompts=ragged(prompts),
-        num_samples=num_samples,
-        params=SamplingParams(**{"max_tokens": 8, **options}),
-        seeds=np.full(len(prompts), seed, np.int64),
-        **extra,
-    )
-
-
-def ragged(rows: Sequence[Sequence[int]]) -> Ragged:
-    """Rows of token ids."""
-    return Ragged.of([np.array(row, np.int32) for row in rows], np.int32)
-
-
-def finish(job: Generator[None, None, T]) -> T:
-    """Runs a job to its end."""
-    with torch.inference_mode():
-        while True:
-            try:
-                next(job)
-            except StopIteration as end:
-                return end.value  # type: ignore[no-any-return]
-
-
-def own_model(oracle: PreTrainedModel, *, merge: bool = True) -> LlamaFamilyModel:
-    """The sampler's forward pass on a copy of `oracle`, so that nothing it does can reach the oracle."""
-    limit = 1 << 40 if merge else 0
-    return LlamaFamilyModel(copy.deepcopy(oracle), name="random", merge_limit_bytes=limit, prefill_tokens=64)
-
-
-def prompts_of(lengths: Sequence[int], seed: int = 0) -> list[list[int]]:
-    """Random prompts of these lengths without the end-of-sequence token."""
-    rng = np.random.default_rng(seed)
-    return [rng.integers(2, VOCABULARY, length).tolist() for length in lengths]
-
-
-def with_peft_adapter(oracle: PreTrainedModel, directory: Path, *, seed: int, **config: Any) -> Any:
-    """`oracle` with a random adapter of PEFT's, whose files are written to `directory`."""
-    options = {"r": 4, "lora_alpha": 8, "target_modules": TARGETS, **config}
-    adapted = peft.get_peft_model(copy.deepcopy(oracle), peft.LoraConfig(**options)).eval()
-    generator = torch.Generator().manual_seed(seed)
-    for name, parameter in adapted.named_parameters():
-        if "lora_" in name:
-            parameter.data.normal_(0, 0.2, generator=generator)
-    adapted.save_pretrained(directory)
-    return adapted
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -169,7 +27,17 @@ def lab() -> Lab:
     return Lab(oracle=oracle, model=own_model(oracle))
 
 
-@pytest.fixture(scope="session", params=["qwen3", "qwen2", "llama", "qwen3 on transformers", "gpt2 on transformers"])
+@pytest.fixture(
+    scope="session",
+    params=[
+        "qwen3",
+        "qwen2",
+        "llama",
+        "qwen3 on transformers",
+        "gpt2 on transformers",
+        "mistral on transformers",
+    ],
+)
 def any_lab(request: pytest.FixtureRequest) -> Lab:
     """Every family on every forward pass that can run it."""
     family, _, road = request.param.partition(" on ")
@@ -179,23 +47,21 @@ def any_lab(request: pytest.FixtureRequest) -> Lab:
     return Lab(oracle=oracle, model=own_model(oracle))
 
 
-@pytest.fixture(scope="session")
-def kit() -> "Kit":
-    """The functions above, for test files."""
-    return Kit()
+@pytest.fixture
+def serve(tmp_path: Path, model_directory: Path) -> Callable[..., AbstractAsyncContextManager[Suite]]:
+    """Starts a sampler process's server with the random model as "random"; settings may be added."""
+
+    @asynccontextmanager
+    async def start(**settings: object) -> AsyncIterator[Suite]:
+        values = {"base_models": f"random={model_directory}", **settings}
+        async with serving(ROOM, tmp_path, **values) as address, Suite.connect(sampler=address) as suite:
+            yield suite
+
+    return start
 
 
-class Kit:
-    """What test files build with."""
-
-    request: Callable[..., SampleRequest] = staticmethod(request)
-    ragged: Callable[..., Ragged] = staticmethod(ragged)
-    finish: Callable[..., Any] = staticmethod(finish)
-    own_model: Callable[..., LlamaFamilyModel] = staticmethod(own_model)
-    prompts_of: Callable[..., list[list[int]]] = staticmethod(prompts_of)
-    with_peft_adapter: Callable[..., Any] = staticmethod(with_peft_adapter)
-    random_model: Callable[..., PreTrainedModel] = staticmethod(random_model)
-    lab: type[Lab] = Lab
-    text = AsciiText()
-    vocabulary = VOCABULARY
-    limits = LIMITS
+@pytest.fixture
+async def suite(serve: Callable[..., AbstractAsyncContextManager[Suite]]) -> AsyncIterator[Suite]:
+    """A client of a running sampler."""
+    async with serve() as client:
+        yield client

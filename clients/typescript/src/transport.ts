@@ -1,4 +1,5 @@
 import { randomUUID } from "node:crypto";
+import type { ClientHttp2Session, ClientHttp2Stream } from "node:http2";
 import { connect as connectSocket } from "node:net";
 import { setTimeout as pause } from "node:timers/promises";
 
@@ -25,9 +26,27 @@ export function openSession(address: string): Http2SessionManager {
   const keepalive = { pingIntervalMs: 30_000, pingTimeoutMs: 15_000 };
   if (address.startsWith("unix:")) {
     const path = address.slice("unix:".length);
-    return new Http2SessionManager("http://localhost", keepalive, { createConnection: () => connectSocket(path) });
+    return new SessionManager("http://localhost", keepalive, { createConnection: () => connectSocket(path) });
   }
-  return new Http2SessionManager(`http://${address.replace(/^dns:\/\/\//, "")}`, keepalive);
+  return new SessionManager(`http://${address.replace(/^dns:\/\/\//, "")}`, keepalive);
+}
+
+/**
+ * When a server says good-bye to an idle connection, the library destroys it with an error that nobody listens to any
+ * more, and Node.js would end the program. The error says nothing: the next call opens another connection.
+ */
+class SessionManager extends Http2SessionManager {
+  readonly #guarded = new WeakSet<ClientHttp2Session>();
+
+  override async request(...call: Parameters<Http2SessionManager["request"]>): Promise<ClientHttp2Stream> {
+    const stream = await super.request(...call);
+    const session = stream.session as ClientHttp2Session | undefined;
+    if (session && !this.#guarded.has(session)) {
+      this.#guarded.add(session);
+      session.on("error", () => {});
+    }
+    return stream;
+  }
 }
 
 /** gRPC over a session, with deadlines, retries and typed errors. */

@@ -5,7 +5,7 @@ import { ConnectError } from "@connectrpc/connect";
 import { Code, TinsmithError } from "@tinsmith/client";
 
 import { BadRequestSchema, ErrorInfoSchema, RetryInfoSchema } from "../src/gen/google/rpc/error_details_pb.js";
-import { connectTo, failureOf, serve } from "./fakes.js";
+import { connectTo, failureOf, serve, untilCancelled } from "./fakes.js";
 
 test("a failed call carries reason, metadata, violations and retry delay", async (context) => {
   const { address } = await serve(context, {
@@ -51,7 +51,7 @@ test("streams fail with the same type", async (context) => {
 });
 
 test("the caller's own cancellation stays a cancellation", async (context) => {
-  const { address } = await serve(context, { getRun: () => new Promise(() => {}) });
+  const { address } = await serve(context, { getRun: untilCancelled });
   const signal = AbortSignal.timeout(100);
   const { orchestrator } = connectTo(context, address);
   const failure = await failureOf(orchestrator.getRun({ runId: "run" }, { signal }));

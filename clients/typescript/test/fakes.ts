@@ -42,6 +42,11 @@ export function connectTo(context: TestContext, address: string, waitForReady = 
   return suite;
 }
 
+/** A call that ends only when its caller leaves; a promise that never ends would hold the process until the deadline. */
+export function untilCancelled(_: unknown, { signal }: { signal: AbortSignal }): Promise<never> {
+  return new Promise((_, reject) => signal.addEventListener("abort", () => reject(signal.reason)));
+}
+
 /** What a promise is rejected with. */
 export async function failureOf(promise: Promise<unknown>): Promise<unknown> {
   return promise.then(

@@ -7,7 +7,7 @@ import { test } from "node:test";
 import { ConnectError } from "@connectrpc/connect";
 import { Code, DEFAULT_TIMEOUT_MS, TinsmithError } from "@tinsmith/client";
 
-import { connectTo, failureOf, serve } from "./fakes.js";
+import { connectTo, failureOf, serve, untilCancelled } from "./fakes.js";
 
 /** Is unavailable for the first calls, then echoes the display name; notes ids and time left. */
 function shaky(failures: number) {
@@ -87,8 +87,17 @@ test("a service that comes back in time is waited for", async (context) => {
   assert.equal(recipes[0]?.name, "math_rl");
 });
 
+test("a server that stops while the connection is idle does not end the program", async (context) => {
+  const fake = await serve(context, { listRecipes: () => ({}) });
+  const { orchestrator } = connectTo(context, fake.address);
+  await orchestrator.listRecipes({});
+  await fake.die();
+  await serve(context, { listRecipes: () => ({ recipes: [{ name: "math_rl" }] }) }, Number(fake.address.split(":")[1]));
+  assert.equal((await orchestrator.listRecipes({})).recipes[0]?.name, "math_rl");
+});
+
 test("a lost connection is UNAVAILABLE", async (context) => {
-  const fake = await serve(context, { getRun: () => new Promise(() => {}) });
+  const fake = await serve(context, { getRun: untilCancelled });
   setTimeout(() => void fake.die(), 300);
   const failure = await failureOf(connectTo(context, fake.address).orchestrator.getRun({ runId: "run" }));
   assert(failure instanceof TinsmithError);

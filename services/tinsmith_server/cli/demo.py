@@ -1,164 +1,178 @@
 """`tinsmith demo`: the whole suite on this machine, and a model that learns arithmetic before your eyes."""
 
-import json
+import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
-from tinsmith import Suite, watch_run
-from tinsmith.orchestrator.v1 import Run, RunEvent, RunState, StartRunRequest
+from tinsmith import Suite
+from tinsmith.orchestrator.v1 import StartRunRequest
+from tinsmith_server.cli.board import address_of
+from tinsmith_server.cli.failures import CommandFailed
+from tinsmith_server.cli.folders import make_folder, model_home
+from tinsmith_server.cli.local_models import built_directory, local_entries
+from tinsmith_server.cli.output import print_table, say
+from tinsmith_server.cli.plan import PROGRAM
+from tinsmith_server.cli.state import SuiteState, read_state
+from tinsmith_server.cli.watching import check_completed, follow
 from tinsmith_server.report import History, ReportFiles, history_of, write_report
 
+RECIPE = "math_rl"
+MODEL = "tinsmith-tiny"
 REWARD = "env/all/reward/total"
 CORRECT = "env/all/correct"
-START_TIMEOUT_S = 240.0
-"""Long enough for a first start, which builds the embedded model."""
+HELD_OUT = "test/env/all/correct"
+START_TIMEOUT_S = 180.0
+STOP_TIMEOUT_S = 60.0
 
 
-class DemoFailed(Exception):
-    """The demo could not go on; the message says why and what to do."""
-
-
-def demo(home: Path, overrides: dict[str, str], console: Console) -> None:
-    """Starts a suite in `home`, trains, writes a report there, stops the suite. DemoFailed says what went wrong."""
+def demo(home: Path, overrides: Mapping[str, str], console: Console) -> None:
+    """Starts a suite in `home`, trains, writes a report there, stops the suite. CommandFailed says what went wrong."""
     started = time.monotonic()
+    make_folder(home)
+    _say_what_comes(console)
+    local_entries((MODEL,), model_home(), console)
     with running_suite(home, console) as suite:
-        console.print(_processes(home))
         history = train(suite, overrides, console)
     files = write_report(history, home / "report")
-    console.print(summary(history))
+    print_summary(history, console)
     _tell_what_next(console, home, history, files)
-    first = history.series(REWARD)[1][0]
-    last = history.mean(REWARD, last=5) or 0.0
-    elapsed = time.monotonic() - started
-    console.print(f"demo: reward {first:.2f} -> {last:.2f} in {len(history.steps)} steps, {elapsed:.0f} s", highlight=False)
+    say(console, last_line(history, time.monotonic() - started))
+
+
+def _say_what_comes(console: Console) -> None:
+    is_built = built_directory(MODEL, model_home()) is not None
+    how_long = (
+        "under a minute" if is_built else "about three minutes, one of them to build a small language model, once"
+    )
+    say(
+        console,
+        "This starts seven services on this machine and teaches a small language model to add, by reinforcement "
+        f"learning; it takes {how_long}. Ctrl-C stops everything.",
+    )
 
 
 @contextmanager
 def running_suite(home: Path, console: Console) -> Iterator[Suite]:
     """A suite in `home` on free ports, stopped at the end however it comes."""
-    home.mkdir(parents=True, exist_ok=True)
     log = home / "suite.log"
-    command = [sys.executable, "-m", "tinsmith_server.cli", "up", "--home", str(home), "--ports", "auto"]
-    with log.open("w") as output, console.status("starting seven processes"):
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+    command = [*PROGRAM, "up", "--home", str(home), "--ports", "auto", "--base-model", MODEL]
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            command,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            # Ctrl-C is for the demo, which then stops the suite.
+            start_new_session=True,
+        )
     try:
-        with console.status("starting the suite; the first start builds the embedded model (about a minute)"):
-            _wait_until_ready(process, home, log)
+        say(console, f"starting seven services; what they say is in {home / 'logs'}")
+        with console.status("waiting until every service is ready"):
+            state = _wait_until_ready(process, home, log)
+        _print_processes(state, console)
         with Suite.connect(home=home) as suite:
             yield suite
     finally:
-        process.terminate()
-        try:
-            process.wait(timeout=30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        _stop(process)
 
 
-def _wait_until_ready(process: "subprocess.Popen[bytes]", home: Path, log: Path) -> None:
+def _wait_until_ready(process: "subprocess.Popen[bytes]", home: Path, log: Path) -> SuiteState:
     deadline = time.monotonic() + START_TIMEOUT_S
-    while not _is_ready(home, process.pid):
+    while True:
+        state = read_state(home)
+        if state is not None and state.pid == process.pid and state.ready:
+            return state
         if process.poll() is not None:
-            raise DemoFailed(f"the suite ended at once: {_last_line(log)} (all of it: {log})")
+            raise CommandFailed(f"the suite did not start: {_last_line(log)}")
         if time.monotonic() > deadline:
-            raise DemoFailed(f"the suite was not ready after {START_TIMEOUT_S:.0f} s: see {log}")
-        time.sleep(0.1)
+            raise CommandFailed(f"the suite was not ready after {START_TIMEOUT_S:.0f} s: see {log}")
+        time.sleep(0.05)
 
 
-def _is_ready(home: Path, pid: int) -> bool:
+def _stop(process: "subprocess.Popen[bytes]") -> None:
+    process.terminate()
     try:
-        state = json.loads((home / "suite.json").read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
-        return False
-    return state.get("pid") == pid and bool(state.get("ready"))
+        process.wait(timeout=STOP_TIMEOUT_S)
+    except (subprocess.TimeoutExpired, KeyboardInterrupt):
+        process.kill()  # its rooms end with it
+        process.wait()
 
 
 def _last_line(log: Path) -> str:
-    lines = log.read_text().strip().splitlines()
-    return lines[-1] if lines else "it said nothing"
+    lines = log.read_text(errors="replace").strip().splitlines()
+    return lines[-1] if lines else f"it ended without a word; see {log}"
 
 
-def _processes(home: Path) -> Table:
-    table = Table(title="processes", title_justify="left")
-    for heading in ("service", "address", "pid"):
-        table.add_column(heading)
-    for name, service in json.loads((home / "suite.json").read_text())["services"].items():
-        table.add_row(name, service["address"], str(service["pid"]))
-    return table
+def _print_processes(state: SuiteState, console: Console) -> None:
+    rows = [(name, address_of(service), str(service.pid)) for name, service in state.services.items()]
+    print_table(console, ("service", "address", "process"), rows, title="services")
 
 
-def train(suite: Suite, overrides: dict[str, str], console: Console) -> History:
-    """Runs math_rl and shows each step. DemoFailed when the run does."""
-    request = StartRunRequest(recipe="math_rl", overrides=overrides, display_name="addition by reinforcement")
-    run = suite.orchestrator.StartRun(request).run
-    events: list[RunEvent] = []
-    columns = ("[bold]training"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[news]}")
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("", total=run.total_steps, news="")
-        for answer in watch_run(suite, run.run_id):
-            events += answer.events
-            run = answer.run if answer.HasField("run") else run
-            for event in answer.events:
-                news = _news(event)
-                if news:
-                    progress.update(task, completed=event.step, news=news)
-                    if not console.is_terminal:
-                        console.print(f"step {event.step:3d}  {news}", highlight=False)
-    return history_of(_finished(suite, run), events)
+def train(suite: Suite, overrides: Mapping[str, str], console: Console) -> History:
+    """Runs the recipe and shows each step. CommandFailed when the run does not complete."""
+    request = StartRunRequest(recipe=RECIPE, overrides=overrides, display_name="addition by reinforcement")
+    run, events = follow(suite, suite.orchestrator.StartRun(request).run, console)
+    check_completed(run)
+    return history_of(run, events)
 
 
-def _finished(suite: Suite, run: Run) -> Run:
-    from tinsmith.orchestrator.v1 import GetRunRequest
-
-    run = suite.orchestrator.GetRun(GetRunRequest(run_id=run.run_id)).run
-    if run.state != RunState.RUN_STATE_COMPLETED:
-        raise DemoFailed(f"the run ended as {RunState.Name(run.state)}: {run.error.message or 'no reason given'}")
-    return run
-
-
-def _news(event: RunEvent) -> str:
-    if not event.HasField("step_completed"):
-        return ""
-    metrics = event.step_completed.metrics
-    return f"reward {metrics[REWARD]:5.2f}  correct {metrics[CORRECT]:5.1%}"
-
-
-def summary(history: History) -> Table:
-    """The first steps beside the last ones, and the evaluations between."""
-    table = Table(title="what it learned", title_justify="left")
-    for heading in ("", "reward", "correct", "correct on held-out problems"):
-        table.add_column(heading, justify="right" if heading else "left")
-    evaluations = [(step, metrics.get("test/env/all/correct")) for step, metrics in sorted(history.evaluations.items())]
+def print_summary(history: History, console: Console) -> None:
+    """The first step beside the last ones, and the evaluations before and after."""
+    evaluations = [metrics[HELD_OUT] for _, metrics in sorted(history.evaluations.items()) if HELD_OUT in metrics]
     rewards, corrects = history.series(REWARD)[1], history.series(CORRECT)[1]
-    held_out = [f"{value:.1%} after step {step}" for step, value in evaluations if value is not None]
-    table.add_row("first step", _share(rewards[:1]), _share(corrects[:1], percent=True), held_out[0] if held_out else "–")
-    table.add_row("last five", _share(rewards[-5:]), _share(corrects[-5:], percent=True), held_out[-1] if held_out else "–")
-    return table
+    rows = [
+        (when, _mean(rewards[part]), _percent(corrects[part]), _percent(evaluations[end]))
+        for when, part, end in (
+            ("at the start", slice(0, 1), slice(0, 1)),
+            ("at the end (five steps)", slice(-5, None), slice(-1, None)),
+        )
+    ]
+    headings = ("", "reward", "correct", "correct on held-out problems")
+    print_table(console, headings, rows, title="what it learned")
 
 
-def _share(values: Sequence[float], *, percent: bool = False) -> str:
-    mean = sum(values) / len(values)
-    return f"{mean:.1%}" if percent else f"{mean:.2f}"
+def last_line(history: History, elapsed_s: float) -> str:
+    """The line for whoever reads only one. CommandFailed when the run has no rewards."""
+    rewards = history.series(REWARD)[1]
+    if not rewards:
+        raise CommandFailed("the run has no step with a reward")
+    last = rewards[-5:]
+    return f"demo: reward {rewards[0]:.2f} -> {sum(last) / len(last):.2f} in {len(rewards)} steps, {elapsed_s:.0f} s"
+
+
+def _mean(values: Sequence[float]) -> str:
+    return f"{sum(values) / len(values):.2f}" if values else "–"
+
+
+def _percent(values: Sequence[float]) -> str:
+    return f"{sum(values) / len(values):.1%}" if values else "–"
 
 
 def _tell_what_next(console: Console, home: Path, history: History, files: ReportFiles) -> None:
+    program = _program()
     lines = [
         f"report   {files.page}",
         f"curve    {files.curve}",
-        f"weights  {history.run.sampler_uri}",
-        "",
-        "next: tinsmith up                                  the suite, until you stop it",
-        "      tinsmith run math_rl learning_rate=1e-3       another run of it",
-        "      tinsmith recipes show math_rl                 everything that can be set",
-        "      README.md                                     the first ten minutes in Python, Go and TypeScript",
+        f"weights  {history.run.sampler_uri} (in {home})",
+        f"model    {built_directory(MODEL, model_home())}: stays for the next time",
+        f"next     {program} up                                start the suite and keep it",
+        f"         {program} run math_rl learning_rate=1e-3    another run, in a second terminal",
+        f"         {program} recipes show math_rl              everything that can be set",
+        "         README.md                                the first ten minutes in Python, Go and TypeScript",
     ]
     for line in lines:
-        console.print(line, highlight=False, soft_wrap=True)
+        say(console, line)
+
+
+def _program() -> str:
+    """How to call this command line: by its name when that is found, else by its path."""
+    beside = Path(sys.executable).with_name("tinsmith")
+    on_path = any((Path(folder) / "tinsmith").exists() for folder in os.environ.get("PATH", "").split(os.pathsep))
+    return "tinsmith" if on_path or not beside.exists() else os.path.relpath(beside)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import safetensors.torch
 import torch
-from torch import Tensor
+from safetensors import SafetensorError
+from torch import Tensor, nn
 
 from tinsmith_server.sampler.linear import Lora
 from tinsmith_server.serving.errors import FailedPrecondition
@@ -31,13 +32,19 @@ class Adapter:
 def read_adapter(config_json: bytes, tensor_file: bytes) -> Adapter:
     """Parses the two files of a PEFT adapter.
 
-    Raises FailedPrecondition with reason ADAPTER_UNSUPPORTED for a kind of adapter that is not plain LoRA.
+    Raises FailedPrecondition with reason ADAPTER_UNSUPPORTED for anything but plain LoRA.
     """
-    config = json.loads(config_json)
-    _refuse_unsupported(config)
-    scale = config["lora_alpha"] / (math.sqrt(config["r"]) if config.get("use_rslora") else config["r"])
+    try:
+        config = json.loads(config_json)
+        _refuse_unsupported(config)
+        scale = config["lora_alpha"] / (math.sqrt(config["r"]) if config.get("use_rslora") else config["r"])
+        tensors = safetensors.torch.load(tensor_file)
+    except (ValueError, TypeError, AttributeError, KeyError, ArithmeticError, SafetensorError) as error:
+        raise FailedPrecondition(
+            "the checkpoint's files are not an adapter as PEFT writes it; save it again", reason="ADAPTER_UNSUPPORTED"
+        ) from error
     # Cloned, because the parser's views are not aligned alike in every process and rounding may follow alignment.
-    tensors = {name: tensor.float().clone() for name, tensor in safetensors.torch.load(tensor_file).items()}
+    tensors = {name: tensor.float().clone() for name, tensor in tensors.items()}
     copies = {name: tensor for name, tensor in tensors.items() if ".lora_" not in name}
     halves = {name: tensor for name, tensor in tensors.items() if name not in copies}
     return Adapter(
@@ -60,9 +67,8 @@ def _refuse_unsupported(config: Mapping[str, object]) -> None:
 def _pairs(halves: Mapping[str, Tensor]) -> list[tuple[str, Tensor, Tensor]]:
     suffix_a, suffix_b = ".lora_A.weight", ".lora_B.weight"
     names = sorted({name.removesuffix(suffix_a).removesuffix(suffix_b) for name in halves})
-    if len(halves) != 2 * len(names) or any(
-        name + suffix not in halves for name in names for suffix in (suffix_a, suffix_b)
-    ):
+    expected = {name + suffix for name in names for suffix in (suffix_a, suffix_b)}
+    if halves.keys() != expected or any(half.ndim != 2 for half in halves.values()):
         raise FailedPrecondition(
             "the adapter's tensors are not pairs of lora_A and lora_B; export it as LoRA on linear layers",
             reason="ADAPTER_UNSUPPORTED",
@@ -94,8 +100,11 @@ def checked(name: str, lora: Lora, out_features: int, in_features: int) -> Lora:
     return lora
 
 
-def check_base_copies(adapter: Adapter, base: Mapping[str, Tensor]) -> None:
+def check_base_copies(adapter: Adapter, model: nn.Module) -> None:
     """Raises FailedPrecondition with reason ADAPTER_MISMATCH where a stored base parameter is not the base's own."""
+    if not adapter.base_copies:
+        return
+    base = model.state_dict()
     for name, copy in adapter.base_copies.items():
         if name not in base or base[name].shape != copy.shape:
             raise unfit(name, "is no parameter of it")

@@ -13,15 +13,6 @@ from tinsmith_server.sampler.adapter import Adapter
 Prompts = Sequence[NDArray[np.int32]]
 
 
-class AdaptedWeights(Protocol):
-    """The weights of one model with one adapter, ready to run; what it holds beyond the base is its own."""
-
-    @property
-    def extra_bytes(self) -> int:
-        """Memory held beyond the base model."""
-        ...
-
-
 class Batch(Protocol):
     """Prompts that are prefilled together, then decoded as rows; owns its KV cache."""
 
@@ -50,6 +41,19 @@ class Batch(Protocol):
         ...
 
 
+class AdaptedWeights(Protocol):
+    """The weights of one model with one adapter or none, ready to run; what they hold beyond the base is their own."""
+
+    @property
+    def extra_bytes(self) -> int:
+        """Memory held beyond the base model."""
+        ...
+
+    def batch(self, prompts: Prompts, *, keep_positions: bool) -> Batch:
+        """A new batch of these prompts; with `keep_positions` to be scored, without to be decoded."""
+        ...
+
+
 class CausalModel(Protocol):
     """A base model in memory."""
 
@@ -61,6 +65,8 @@ class CausalModel(Protocol):
     """Number of rows of the output head: token ids are below it."""
     context: int
     """Longest sequence in tokens."""
+    scored_together: int
+    """Most prompt tokens, padding included, of a batch that keeps positions; a longer prompt is alone."""
     eos_ids: frozenset[int]
     device: torch.device
 
@@ -70,8 +76,4 @@ class CausalModel(Protocol):
 
     def adapted(self, adapter: Adapter) -> AdaptedWeights:
         """The model with `adapter`; FailedPrecondition with reason ADAPTER_MISMATCH where it does not fit."""
-        ...
-
-    def batch(self, prompts: Prompts, weights: AdaptedWeights, *, keep_positions: bool) -> Batch:
-        """A new batch of these prompts; with `keep_positions` to be scored, without to be decoded."""
         ...

@@ -17,6 +17,8 @@ from torch.nn import functional as F
 
 from tinsmith_server.sampler.request import SamplingParams
 
+_COLDEST = float(torch.finfo(torch.float32).tiny)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Choice:
@@ -45,20 +47,23 @@ def choose(logits_BV: Tensor, params: SamplingParams, uniforms_B: Tensor, *, shi
         probs_BV = distribution(shifted_BV, params)
         tokens_B = draw(probs_BV, uniforms_B)
     chosen_B = probs_BV.gather(1, tokens_B[:, None])[:, 0].log()
-    best = probs_BV.topk(min(top, probs_BV.shape[-1]), dim=-1) if top else None
-    return Choice(
-        tokens=tokens_B,
-        logprobs=chosen_B,
-        top_ids=None if best is None else best.indices,
-        top_logprobs=None if best is None else best.values.log(),
-    )
+    ids_BK, likeliest_BK = _likeliest(probs_BV, top) if top else (None, None)
+    return Choice(tokens=tokens_B, logprobs=chosen_B, top_ids=ids_BK, top_logprobs=likeliest_BK)
+
+
+def _likeliest(probs_BV: Tensor, top: int) -> tuple[Tensor, Tensor]:
+    """Token ids and logprobs, [B, top]; what the vocabulary lacks is token 0 at -infinity."""
+    lacking = max(0, top - probs_BV.shape[-1])
+    best = probs_BV.topk(top - lacking, dim=-1)
+    return F.pad(best.indices, (0, lacking)), F.pad(best.values.log(), (0, lacking), value=float("-inf"))
 
 
 def distribution(logits_BV: Tensor, params: SamplingParams) -> Tensor:
     """Probabilities, float32 [B, V], that `params` samples from; rows sum to 1, filtered tokens are exactly 0."""
     if params.temperature != 1:
-        # Shifted to 0 first: a tiny temperature would otherwise send large logits to infinity.
-        logits_BV = (logits_BV - logits_BV.amax(-1, keepdim=True)) / params.temperature
+        # Shifted to 0 first: a tiny temperature would otherwise send large logits to infinity. One below float32's
+        # range would be 0 in it.
+        logits_BV = (logits_BV - logits_BV.amax(-1, keepdim=True)) / max(params.temperature, _COLDEST)
     probs_BV = logits_BV.softmax(-1)
     if params.top_p >= 1 and not params.top_k and params.min_p <= 0:
         return probs_BV

@@ -29,7 +29,7 @@ def decode(
 
     Raises FailedPrecondition with reason WEIGHTS_NOT_FINITE when the model answers NaN.
     """
-    batch = model.batch(plan.prompts, weights, keep_positions=False)
+    batch = weights.batch(plan.prompts, keep_positions=False)
     yield from batch.prefill()
     prompt_of_row_B = torch.from_numpy(plan.prompt_of_row_B).to(model.device)
     logits_BV = batch.last_logits()[prompt_of_row_B]

@@ -22,8 +22,10 @@ class DeltaBuilder:
         for step in steps:
             columns = (step.rows.tolist(), step.tokens.tolist(), step.logprobs.tolist(), step.stop_reasons.tolist())
             for row, token, logprob, reason in zip(*columns, strict=True):
-                tokens, logprobs, _ = pieces.get(row, ([], [], 0))
-                pieces[row] = ([*tokens, token], [*logprobs, logprob], reason)
+                tokens, logprobs, _ = pieces.get(row, ([], [], StopReason.NONE))
+                tokens.append(token)
+                logprobs.append(logprob)
+                pieces[row] = (tokens, logprobs, reason)
         return [self._delta(row, *piece) for row, piece in pieces.items()]
 
     def _delta(self, row: int, tokens: list[int], logprobs: list[float], reason: int) -> Delta:

@@ -19,16 +19,23 @@ from tinsmith_server.sampler.causal import Prompts
 from tinsmith_server.sampler.linear import Linear, Lora
 from tinsmith_server.sampler.model_facts import ModelFacts
 
+_LOGITS_KEPT = 1 << 26
+"""Most logits of a batch that is scored: this forward pass gives no hidden states from which to make them later."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Overrides:
-    """Parameters that stand in for the model's own, by name."""
+    """A model, and parameters that stand in for its own, by name."""
 
+    model: "HuggingFaceModel"
     parameters: Mapping[str, Tensor]
 
     @property
     def extra_bytes(self) -> int:
         return sum(parameter.nbytes for parameter in self.parameters.values())
+
+    def batch(self, prompts: Prompts, *, keep_positions: bool) -> "HuggingFaceBatch":
+        return HuggingFaceBatch(self.model, prompts, self.parameters, keep_positions=keep_positions)
 
 
 class HuggingFaceModel(ModelFacts):
@@ -37,29 +44,30 @@ class HuggingFaceModel(ModelFacts):
     def __init__(self, model: PreTrainedModel, *, name: str) -> None:
         super().__init__(model, name=name)
         self.model = model
+        self.scored_together = max(1, _LOGITS_KEPT // self.vocabulary)
         self.takes_positions = "position_ids" in inspect.signature(model.forward).parameters
 
     def base(self) -> Overrides:
-        return Overrides(parameters={})
+        return Overrides(model=self, parameters={})
 
     def adapted(self, adapter: Adapter) -> Overrides:
-        check_base_copies(adapter, self.model.state_dict())
+        check_base_copies(adapter, self.model)
         modules = dict(self.model.named_modules())
         return Overrides(
+            model=self,
             parameters={
                 f"{name}.weight": _merged(name, modules.get(name), lora) for name, lora in adapter.loras.items()
-            }
+            },
         )
-
-    def batch(self, prompts: Prompts, weights: Overrides, *, keep_positions: bool) -> "HuggingFaceBatch":
-        return HuggingFaceBatch(self, prompts, weights, keep_positions=keep_positions)
 
 
 class HuggingFaceBatch:
     """See `causal.Batch`."""
 
-    def __init__(self, model: HuggingFaceModel, prompts: Prompts, weights: Overrides, *, keep_positions: bool) -> None:
-        self._model, self._weights, self._keep_positions = model, weights, keep_positions
+    def __init__(
+        self, model: HuggingFaceModel, prompts: Prompts, overrides: Mapping[str, Tensor], *, keep_positions: bool
+    ) -> None:
+        self._model, self._overrides, self._keep_positions = model, overrides, keep_positions
         lengths = torch.tensor([len(prompt) for prompt in prompts], device=model.device)
         self._longest = int(lengths.max())
         self._mask = (torch.arange(self._longest, device=model.device) >= self._longest - lengths[:, None]).long()
@@ -104,7 +112,7 @@ class HuggingFaceBatch:
             positions = (self._mask.cumsum(-1) - 1).clamp(min=0)
             inputs["position_ids"] = positions[:, -tokens_BT.shape[1] :]
         out: CausalLMOutputWithPast = functional_call(
-            self._model.model, dict(self._weights.parameters), (), inputs, tie_weights=False
+            self._model.model, dict(self._overrides), (), inputs, tie_weights=False
         )
         assert out.logits is not None
         return out.logits

@@ -18,6 +18,7 @@ from tinsmith_server.sampler.model_facts import ModelFacts
 
 _FAMILY = frozenset({"llama", "qwen2", "qwen3"})
 _STATIC_ROTARY = frozenset({"default", "linear", "llama3", "yarn"})
+_SCORED_TOGETHER = 1 << 16
 _ATTENTION = ("q_proj", "k_proj", "v_proj")
 
 
@@ -34,10 +35,14 @@ def supports(model: PreTrainedModel) -> bool:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LlamaWeights:
-    """Weights and what they cost."""
+    """The weights of a model and what they cost."""
 
+    model: "LlamaFamilyModel"
     weights: Weights
     extra_bytes: int
+
+    def batch(self, prompts: Prompts, *, keep_positions: bool) -> "LlamaBatch":
+        return LlamaBatch(self.model, prompts, self.weights, keep_positions=keep_positions)
 
 
 class LlamaFamilyModel(ModelFacts):
@@ -49,6 +54,7 @@ class LlamaFamilyModel(ModelFacts):
         self._model = model
         self._linears = {path: module for path, module in model.named_modules() if isinstance(module, nn.Linear)}
         self._merge_limit_bytes = merge_limit_bytes
+        self.scored_together = _SCORED_TOGETHER
         self.prefill_tokens = prefill_tokens
         self.shape = Shape(
             query_heads=config.num_attention_heads,
@@ -61,10 +67,10 @@ class LlamaFamilyModel(ModelFacts):
         self._share_memory()
 
     def base(self) -> LlamaWeights:
-        return LlamaWeights(weights=self._base, extra_bytes=0)
+        return LlamaWeights(model=self, weights=self._base, extra_bytes=0)
 
     def adapted(self, adapter: Adapter) -> LlamaWeights:
-        check_base_copies(adapter, self._model.state_dict())
+        check_base_copies(adapter, self._model)
         loras = {}
         for name, lora in adapter.loras.items():
             if name not in self._linears:
@@ -72,11 +78,7 @@ class LlamaFamilyModel(ModelFacts):
             fitting = checked(name, lora, *self._linears[name].weight.shape)
             loras[name] = Lora(a_RI=self._placed(fitting.a_RI), b_OR=self._placed(fitting.b_OR))
         weights = self._build(loras, self._base)
-        return LlamaWeights(weights=weights, extra_bytes=_extra_bytes(weights, self._base))
-
-    def batch(self, prompts: Prompts, weights: LlamaWeights, *, keep_positions: bool) -> "LlamaBatch":
-        longest = max(len(prompt) for prompt in prompts)
-        return LlamaBatch(self, prompts, weights.weights, self.rotary(longest), keep_positions=keep_positions)
+        return LlamaWeights(model=self, weights=weights, extra_bytes=_extra_bytes(weights, self._base))
 
     def rotary(self, positions: int) -> Rotary:
         """Factors of at least `positions` positions, from the model's own rotary module."""
@@ -149,10 +151,8 @@ class LlamaFamilyModel(ModelFacts):
 class LlamaBatch:
     """See `causal.Batch`."""
 
-    def __init__(
-        self, model: LlamaFamilyModel, prompts: Prompts, weights: Weights, rotary: Rotary, *, keep_positions: bool
-    ) -> None:
-        self._model, self._weights, self._rotary, self._keep_positions = model, weights, rotary, keep_positions
+    def __init__(self, model: LlamaFamilyModel, prompts: Prompts, weights: Weights, *, keep_positions: bool) -> None:
+        self._model, self._weights, self._keep_positions = model, weights, keep_positions
         self._prompts = [torch.from_numpy(prompt).to(model.device, torch.int64) for prompt in prompts]
         self._lengths_P = torch.tensor([len(prompt) for prompt in prompts], device=model.device)
         self._caches: list[LayerCache] = []
@@ -163,7 +163,8 @@ class LlamaBatch:
         laid = 0
         for start, stop in _pieces([len(prompt) for prompt in self._prompts], self._model.prefill_tokens):
             tokens_PT = pad_sequence(self._prompts[start:stop], batch_first=True)
-            hidden_PTd, layers = decoder.prefill(self._weights, self._model.shape, self._rotary, tokens_PT)
+            rotary = self._model.rotary(tokens_PT.shape[1])
+            hidden_PTd, layers = decoder.prefill(self._weights, self._model.shape, rotary, tokens_PT)
             begins_P = torch.arange(stop - start, device=tokens_PT.device) * tokens_PT.shape[1]
             hidden_Nd = hidden_PTd.flatten(0, 1)
             last.append(hidden_Nd[begins_P + self._lengths_P[start:stop] - 1])

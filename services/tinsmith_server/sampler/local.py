@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from tinsmith_server.sampler.checkpoints import CheckpointReader, SamplerCheckpoint
 
+from tinsmith_server.models import BaseModel
 from tinsmith_server.sampler.backend import Delta, ModelSummary, Versioned
 from tinsmith_server.sampler.causal import AdaptedWeights, CausalModel
+from tinsmith_server.sampler.checkpoints import CheckpointReader, SamplerCheckpoint
 from tinsmith_server.sampler.deltas import DeltaBuilder, batched
 from tinsmith_server.sampler.engine import Emit, Text, logprobs, sample
 from tinsmith_server.sampler.plan import BatchLimits
@@ -28,7 +29,7 @@ from tinsmith_server.sampler.request import (
 from tinsmith_server.sampler.validation import check_logprobs, check_sample
 from tinsmith_server.sampler.weights_cache import WeightsCache
 from tinsmith_server.sampler.worker import QueueStatus, TorchWorker
-from tinsmith_server.serving.errors import NotFound
+from tinsmith_server.serving.errors import FailedPrecondition, NotFound
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,7 +73,7 @@ class LocalBackend:
 
     def __init__(
         self,
-        base_models: Sequence[str],
+        base_models: Mapping[str, BaseModel],
         *,
         load: Loader,
         checkpoints: CheckpointReader,
@@ -80,21 +81,31 @@ class LocalBackend:
         cache: WeightsCache,
         limits: LocalLimits,
     ) -> None:
-        self._names, self._load, self._checkpoints = base_models, load, checkpoints
+        self._base_models, self._load, self._checkpoints = base_models, load, checkpoints
         self._worker, self._cache, self._limits = worker, cache, limits
         self._models: Mapping[str, LoadedModel] = {}
         self._loading: dict[str, asyncio.Task[AdaptedWeights]] = {}
         self._watchers: set[asyncio.Event] = set()
 
     async def start(self) -> None:
-        """Loads the base models one by one and lets each answer once, so that the first caller need not wait."""
+        """Loads the base models one by one and lets each answer once, so that the first caller need not wait.
+
+        NotFound BASE_MODEL_NOT_FOUND, FailedPrecondition BASE_MODEL_UNUSABLE.
+        """
         loop = asyncio.get_running_loop()
         self._worker.on_change = lambda: _call_soon(loop, self._tell_watchers)
         self._worker.start()
-        for name in self._names:
-            loaded = await asyncio.to_thread(self._load, name)
-            warm = _Ready(loaded=loaded, weights=loaded.model.base(), version=name)
-            await self._worker.run(self._sampling(warm, _warm_up(name), emit=lambda _: None))
+        for name in self._base_models:
+            try:
+                loaded = await asyncio.to_thread(self._load, name)
+                warm = _Ready(loaded=loaded, weights=loaded.model.base(), version=name)
+                await self._worker.run(self._sampling(warm, _warm_up(name), emit=lambda _: None))
+            except (AttributeError, TypeError, ValueError, RuntimeError) as error:
+                raise FailedPrecondition(
+                    f"base model {name!r} can't be decoded here, it may be of a kind without a KV cache: {error}",
+                    reason="BASE_MODEL_UNUSABLE",
+                    metadata={"base_model": name},
+                ) from error
             self._models = {**self._models, name: loaded}
 
     async def stop(self) -> None:
@@ -114,7 +125,7 @@ class LocalBackend:
         deltas = DeltaBuilder(ready.loaded.text)
         try:
             async for found in batched(steps, self._limits.stream_interval_s):
-                yield deltas.build(found)
+                yield await asyncio.to_thread(deltas.build, found)
             yield Versioned(result=(await task).usage, weights_version=ready.version)
         finally:
             task.cancel()
@@ -157,19 +168,33 @@ class LocalBackend:
 
     async def _prepare(self, ref: ModelRef, check: Callable[[CausalModel], None]) -> _Ready:
         """Finds the weights; the request is checked before an adapter is loaded for it."""
-        if ref.checkpoint_uri is None:
-            loaded = self._base_model(ref.base_model or "")
-            check(loaded.model)
-            return _Ready(loaded=loaded, weights=loaded.model.base(), version=loaded.model.name)
-        checkpoint = await self._checkpoints.open(ref.checkpoint_uri)
-        loaded = self._base_model(checkpoint.base_model)
+        if ref.checkpoint_uri is not None:
+            try:
+                return await self._prepare_adapter(ref.checkpoint_uri, check)
+            except NotFound:  # replaced after its manifest was read? Then the new one is there now.
+                return await self._prepare_adapter(ref.checkpoint_uri, check)
+        loaded = self._base_model(ref.base_model or "")
         check(loaded.model)
-        version = f"{loaded.model.name}+{checkpoint.sha256}"
+        return _Ready(loaded=loaded, weights=loaded.model.base(), version=loaded.model.name)
+
+    async def _prepare_adapter(self, uri: str, check: Callable[[CausalModel], None]) -> _Ready:
+        checkpoint = await self._checkpoints.open(uri)
+        loaded = self._base_model(self._name_here(checkpoint.base_model))
+        check(loaded.model)
+        version = f"{loaded.model.name}+{checkpoint.checksum}"
         return _Ready(loaded=loaded, weights=await self._weights(version, loaded.model, checkpoint), version=version)
+
+    def _name_here(self, base_model: str) -> str:
+        """The name under which this process serves what a checkpoint calls `base_model`: a trainer may name a model
+        by where it is, a sampler by an alias."""
+        if base_model in self._base_models:
+            return base_model
+        names = [model.name for model in self._base_models.values() if model.location == base_model]
+        return names[0] if names else base_model
 
     def _base_model(self, name: str) -> LoadedModel:
         if name not in self._models:
-            served = ", ".join(sorted(self._models)) or "none"
+            served = ", ".join(sorted(self._models))
             raise NotFound(
                 f"base model {name!r} is not served here; this sampler serves {served} (setting base_models)",
                 reason="BASE_MODEL_NOT_FOUND",

@@ -5,6 +5,9 @@ from torch import Tensor
 
 from tinsmith_server.sampler.request import SamplingParams
 
+_LARGEST = 1e30
+"""A shift that decides alone what is drawn; larger ones would sum to infinity in float32, and then to NaN."""
+
 
 class LogitShift:
     """The sum of all shifts of one batch."""
@@ -20,8 +23,8 @@ class LogitShift:
         """float32, broadcastable to [rows, vocabulary]; None when nothing is shifted."""
         if self._counts_BV is None:
             return self._bias_V
-        penalty_BV = self._counts_BV * self._params.frequency_penalty
-        penalty_BV += (self._counts_BV > 0) * self._params.presence_penalty
+        penalty_BV = self._counts_BV * _bounded(self._params.frequency_penalty)
+        penalty_BV += (self._counts_BV > 0) * _bounded(self._params.presence_penalty)
         return -penalty_BV if self._bias_V is None else self._bias_V - penalty_BV
 
     def count(self, tokens_B: Tensor) -> None:
@@ -43,5 +46,9 @@ def _bias(params: SamplingParams, vocabulary: int, device: torch.device) -> Tens
         bias_V.fill_(float("-inf"))
         bias_V[list(params.allowed_token_ids)] = 0.0
     for token, bias in params.logit_bias.items():
-        bias_V[token] += bias
+        bias_V[token] += _bounded(bias)
     return bias_V.to(device)
+
+
+def _bounded(shift: float) -> float:
+    return min(max(shift, -_LARGEST), _LARGEST)

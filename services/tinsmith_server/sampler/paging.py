@@ -1,7 +1,6 @@
 """Pages of the model list: the token is the last name of the page before."""
 
 import base64
-import binascii
 from collections.abc import Sequence
 
 from tinsmith_server.sampler.backend import ModelSummary
@@ -22,7 +21,7 @@ def page(models: Sequence[ModelSummary], size: int, token: str) -> tuple[Sequenc
 def _name(token: str) -> str:
     try:
         return base64.b64decode(token, altchars=b"-_", validate=True).decode()
-    except (binascii.Error, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise InvalidArgument(
             "page_token: is not one of this server; take next_page_token of the last answer",
             reason="BAD_PAGE_TOKEN",

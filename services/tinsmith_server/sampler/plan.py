@@ -74,10 +74,9 @@ def by_length(lengths: Sequence[int], copies: Sequence[int], limits: BatchLimits
 def decode_plans(prompts: Distinct, num_samples: int, limits: BatchLimits) -> Iterator[DecodePlan]:
     """The batches of a request. A prompt with more answers than a batch may have is prefilled once a batch."""
     members = np.arange(num_samples)
-    wanted = [
-        (np.flatnonzero(prompts.index == item)[:, None] * num_samples + members).reshape(-1)
-        for item in range(len(prompts.rows))
-    ]
+    order = np.argsort(prompts.index, kind="stable")
+    repeats = np.split(order, np.cumsum(np.bincount(prompts.index))[:-1])
+    wanted = [(places[:, None] * num_samples + members).reshape(-1) for places in repeats]
     chunks = [(item, part) for item, answers in enumerate(wanted) for part in _split(answers, limits.rows)]
     lengths = [len(prompts.rows[item]) for item, _ in chunks]
     for group in by_length(lengths, [len(answers) for _, answers in chunks], limits):

@@ -1,7 +1,7 @@
 """Logprobs of tokens that are already there: prompts, whole sequences, given targets."""
 
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -73,11 +73,12 @@ def score(
     top: int,
     limits: BatchLimits,
 ) -> Generator[None, None, Scores]:
-    """Scores `sequences` (no row empty), yielding between bounded pieces of work. Layouts: `request.LogprobsRequest`."""
+    """Scores `sequences`, no row empty, laid out as in a LogprobsRequest; yields between bounded pieces of work."""
     sheet = _Sheet(sequences, targets, top)
     lengths = np.diff(sequences.offsets).tolist()
+    limits = replace(limits, prompt_tokens=min(limits.prompt_tokens, model.scored_together))
     for group in by_length(lengths, [1] * len(lengths), limits):
-        batch = model.batch([sequences[row].astype(np.int32) for row in group], weights, keep_positions=True)
+        batch = weights.batch([sequences[row].astype(np.int32) for row in group], keep_positions=True)
         yield from batch.prefill()
         queries = _queries(sequences, targets, group)
         pieces = max(1, _LOGITS_AT_ONCE // model.vocabulary)

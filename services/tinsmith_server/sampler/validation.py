@@ -1,5 +1,7 @@
 """Refuses what no model should be asked, naming the prompt and the number at fault."""
 
+from math import isfinite
+
 import numpy as np
 
 from tinsmith_server.sampler.causal import CausalModel
@@ -23,7 +25,7 @@ def check_sample(model: CausalModel, request: SampleRequest, max_answers: int) -
         )
     if len(request.seeds) != len(request.prompts):
         raise _invalid(
-            "BAD_SEEDS",
+            "INVALID_REQUEST",
             "seeds",
             f"{len(request.seeds)} seeds for {len(request.prompts)} prompts; send one a prompt, one for all or none",
         )
@@ -41,25 +43,24 @@ def check_logprobs(model: CausalModel, request: LogprobsRequest) -> None:
 
 
 def _check_params(model: CausalModel, params: SamplingParams) -> None:
-    in_range = {
-        "max_tokens": params.max_tokens > 0,
-        "temperature": 0 <= params.temperature < float("inf"),
-        "top_p": 0 < params.top_p <= 1,
-        "top_k": params.top_k >= 0,
-        "min_p": 0 <= params.min_p <= 1,
-        "frequency_penalty": np.isfinite(params.frequency_penalty),
-        "presence_penalty": np.isfinite(params.presence_penalty),
-        "logit_bias": all(np.isfinite(bias) for bias in params.logit_bias.values()),
-    }
-    for name, good in in_range.items():
-        if not good:
-            raise _invalid("BAD_SAMPLING_PARAMS", f"params.{name}", f"{name} = {getattr(params, name)} is out of range")
+    """What the rules of the contract leave open."""
+    if not all(map(isfinite, params.logit_bias.values())):
+        raise _invalid(
+            "INVALID_REQUEST",
+            "params.logit_bias",
+            "a bias is not finite; to forbid a token, list the others in allowed_token_ids",
+        )
     if "" in params.stop_strings:
-        raise _invalid("BAD_SAMPLING_PARAMS", "params.stop.strings", "a stop string is empty; leave it out")
-    for name in ("stop_token_ids", "allowed_token_ids", "logit_bias"):
-        for token in getattr(params, name):
+        raise _invalid("INVALID_REQUEST", "params.stop.strings", "a stop string is empty; leave it out")
+    named = {
+        "params.stop.token_ids": params.stop_token_ids,
+        "params.allowed_token_ids": params.allowed_token_ids,
+        "params.logit_bias": params.logit_bias,
+    }
+    for field, tokens in named.items():
+        for token in tokens:
             if not 0 <= token < model.vocabulary:
-                raise _out_of_vocabulary(model, f"params.{name}", token)
+                raise _out_of_vocabulary(model, field, token)
 
 
 def _check_rows(model: CausalModel, field: str, rows: Ragged, longest: int) -> None:

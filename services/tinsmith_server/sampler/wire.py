@@ -1,7 +1,7 @@
 """The sampler's messages and its domain, one into the other. The only file that knows both."""
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from google.protobuf.duration_pb2 import Duration
@@ -26,7 +26,7 @@ from tinsmith_server.sampler.request import (
 from tinsmith_server.sampler.worker import QueueStatus
 from tinsmith_server.serving.errors import FailedPrecondition, InvalidArgument
 
-_STOP_REASONS = {
+_STOP_REASONS: Mapping[int, data_pb2.StopReason.ValueType] = {
     StopReason.NONE: data_pb2.STOP_REASON_UNSPECIFIED,
     StopReason.STOP: data_pb2.STOP_REASON_STOP,
     StopReason.EOS: data_pb2.STOP_REASON_EOS,
@@ -78,7 +78,7 @@ def sample_response(request: SampleRequest, answered: Versioned[Answers]) -> pb.
     return pb.SampleResponse(
         tokens=_ragged(answers.tokens),
         logprobs=_ragged(answers.logprobs),
-        stop_reasons=[_STOP_REASONS[StopReason(reason)] for reason in answers.stop_reasons.tolist()],
+        stop_reasons=[_STOP_REASONS[reason] for reason in answers.stop_reasons.tolist()],
         texts=answers.texts,
         prompt_logprobs=None if answers.prompt_logprobs is None else _ragged(answers.prompt_logprobs),
         top_prompt_logprobs=_top(answers.top_prompt_logprobs),
@@ -138,10 +138,10 @@ def _model_ref(message: pb.ModelRef) -> ModelRef:
 
 
 def _prompts(message: pb.SampleRequest) -> Ragged:
-    if not message.inputs:
-        return _token_rows("prompts", message.prompts, dimensions=1)
     if message.HasField("prompts"):
-        raise _bad_tensor("inputs", "comes with prompts; send one of the two")
+        if message.inputs:
+            raise _bad_tensor("inputs", "comes with prompts; send one of the two")
+        return _token_rows("prompts", message.prompts, dimensions=1)
     return Ragged.of([_text_only(row, model_input) for row, model_input in enumerate(message.inputs)], np.int32)
 
 
@@ -222,5 +222,5 @@ def _delta(delta: Delta) -> pb.SampleDelta:
         token_ids=np.array(delta.tokens, "<i4").tobytes(),
         logprobs=np.array(delta.logprobs, "<f4").tobytes(),
         text=delta.text,
-        stop_reason=_STOP_REASONS[StopReason(delta.stop_reason)],
+        stop_reason=_STOP_REASONS[delta.stop_reason],
     )

@@ -52,7 +52,6 @@ class TorchWorker:
         self._urgent: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._waiting: deque[_Job] = deque()
         self._running: deque[_Job] = deque()
-        self._in_turn = 0
         self._mean_s = _FIRST_GUESS_S
         self._changed = threading.Condition()
         self._stopping = False
@@ -68,7 +67,8 @@ class TorchWorker:
         with self._changed:
             self._stopping = True
             self._changed.notify()
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
 
     async def call(self, work: Callable[[], T]) -> T:
         """Runs `work` between two steps, ahead of the queue: for short things such as laying out an adapter."""
@@ -81,14 +81,19 @@ class TorchWorker:
 
         Raises ResourceExhausted with reason QUEUE_FULL when too many jobs wait.
         """
-        future: Future[T] = Future()
-        self._put(lambda: self._enqueue(_Job(work=work, future=future)))
+        job = _Job(work=work, future=Future())
+        self._put(lambda: self._enqueue(job))
         self.on_change()
-        return await asyncio.wrap_future(future)
+        try:
+            result: T = await asyncio.wrap_future(job.future)
+        except asyncio.CancelledError:
+            self._forget(job)
+            raise
+        return result
 
     def status(self) -> QueueStatus:
         """The queue now."""
-        waiting, running = len(self._waiting), len(self._running) + self._in_turn
+        waiting, running = len(self._waiting), len(self._running)
         return QueueStatus(
             waiting=waiting,
             running=running,
@@ -104,7 +109,6 @@ class TorchWorker:
             self._changed.notify()
 
     def _enqueue(self, job: _Job) -> None:
-        self._waiting = deque(waiting for waiting in self._waiting if not waiting.future.cancelled())
         status = self.status()
         if status.full:
             raise ResourceExhausted(
@@ -114,6 +118,12 @@ class TorchWorker:
                 retry_after_s=max(_FIRST_GUESS_S, status.estimated_wait_s),
             )
         self._waiting.append(job)
+
+    def _forget(self, job: _Job) -> None:
+        """Takes a job whose caller has gone out of the queue; one that runs ends at its next turn."""
+        with self._changed:
+            self._waiting = deque(waiting for waiting in self._waiting if waiting is not job)
+        self.on_change()
 
     def _main(self) -> None:
         torch.set_num_threads(self._torch_threads)
@@ -131,6 +141,7 @@ class TorchWorker:
             self._changed.wait_for(lambda: self._stopping or self._urgent or self._waiting or self._running)
             while self._waiting and len(self._running) < self._max_running:
                 self._running.append(self._waiting.popleft())
+                self.on_change()
             return not self._stopping
 
     def _run_urgent(self) -> None:
@@ -145,17 +156,16 @@ class TorchWorker:
 
     def _take_turn(self) -> None:
         """Gives the first job one turn; it goes to the back of the line unless it has ended."""
-        job = self._running.popleft()
-        self._in_turn = 1
+        job = self._running[0]
         began = time.perf_counter()
         ended = _advance(job)
         job.busy_s += time.perf_counter() - began
         if not ended:
-            self._running.append(job)
-        self._in_turn = 0
-        if ended:
-            self._mean_s += _SMOOTHING * (job.busy_s - self._mean_s)
-            self.on_change()
+            self._running.rotate(-1)
+            return
+        self._running.popleft()
+        self._mean_s += _SMOOTHING * (job.busy_s - self._mean_s)
+        self.on_change()
 
     def _abandon(self) -> None:
         gone = Unavailable("the sampler is shutting down; retry on another replica", reason="SHUTTING_DOWN")

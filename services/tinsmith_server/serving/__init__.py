@@ -1,7 +1,7 @@
 """The serving kit: what every process shares."""
 
 from tinsmith_server.serving import errors
-from tinsmith_server.serving.calls import time_left
+from tinsmith_server.serving.calls import checks_request, time_left
 from tinsmith_server.serving.launcher import die_with_parent, launch_environment, relaunch_if_needed
 from tinsmith_server.serving.process import CannotServe, RoomServer, run_room
 from tinsmith_server.serving.registry import ROOMS, UnknownRoom, find_room
@@ -15,6 +15,7 @@ from tinsmith_server.serving.settings import (
     load_settings,
 )
 from tinsmith_server.serving.telemetry import outgoing_metadata, span, trace_id
+from tinsmith_server.serving.validation import validate
 
 __all__ = [
     "ROOMS",
@@ -28,6 +29,7 @@ __all__ = [
     "RoomServer",
     "RoomSettings",
     "UnknownRoom",
+    "checks_request",
     "die_with_parent",
     "errors",
     "find_room",
@@ -39,4 +41,5 @@ __all__ = [
     "span",
     "time_left",
     "trace_id",
+    "validate",
 ]

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
@@ -18,6 +18,7 @@ from tinsmith_server.serving.validation import validate
 _log = logging.getLogger("tinsmith.calls")
 _ends_at: ContextVar[float | None] = ContextVar("deadline of the present call", default=None)
 
+H = TypeVar("H", bound=Callable[..., Any])
 Handler = Any  # grpc.RpcMethodHandler, of which grpc has no usable type
 
 
@@ -25,6 +26,12 @@ def time_left() -> float | None:
     """Seconds until the deadline of the call that is being answered; None without one. For the calls that it makes."""
     ends_at = _ends_at.get()
     return None if ends_at is None else max(ends_at - time.monotonic(), 0.0)
+
+
+def checks_request(handler: H) -> H:
+    """Marks a servicer's method that calls `validate` itself, because a refusal changes its state."""
+    handler.checks_request = True  # type: ignore[attr-defined]  # read by the interceptor
+    return handler
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
@@ -143,6 +150,10 @@ def _check_of(handler: Handler) -> Callable[[Any], Any]:
     if handler.request_deserializer is None:
         return lambda request: request
     return _checked if handler.request_streaming else _check
+
+
+def _unchecked(request: Any) -> Any:
+    return request
 
 
 def _check(request: Any) -> Any:

@@ -16,7 +16,8 @@ _ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": str(1024 * 1024 * 1024),
     # Threads of the tokenizer library deadlock after a fork and fight with torch's for two cores.
     "TOKENIZERS_PARALLELISM": "false",
-    "GRPC_VERBOSITY": "ERROR",
+    # What gRPC has to say is said by us, in one line: it writes to stderr beside the log.
+    "GRPC_VERBOSITY": "NONE",
     LAUNCHED: "1",
 }
 

@@ -63,10 +63,15 @@ class RoomServer:
         await self._server.start()
 
     def _listen(self, address: str) -> str:
+        name = self._definition.name
+        if not _is_address(address):
+            raise CannotServe(
+                f"{name}: {address!r} is no address: write host:port with a port from 0 to 65535, or unix:path",
+                exit_code=2,
+            )
         try:
             port = self._server.add_insecure_port(address)
         except RuntimeError:
-            name = self._definition.name
             raise CannotServe(
                 f"{name}: can't listen on {address}: it is taken by another program or not an address of this machine; "
                 f"see `ss -ltnp`, or choose another with --address or TINSMITH_{name.upper()}_ADDRESS",
@@ -91,6 +96,12 @@ class RoomServer:
     async def _set_health(self, status: "health_pb2.HealthCheckResponse.ServingStatus.ValueType") -> None:
         for name in ("", *self._definition.services):
             await self._health.set(name, status)
+
+
+def _is_address(text: str) -> bool:
+    """gRPC itself would take port 443 where there is none, and the remainder of a port that is too large."""
+    host, _, port = text.rpartition(":")
+    return text.startswith("unix:") or (bool(host) and port.isdecimal() and int(port) <= 65535)
 
 
 def _options(max_message_bytes: int) -> list[tuple[str, int]]:
@@ -130,11 +141,29 @@ async def serve_until_stopped(
         await server.stop()
 
 
+def _prepare(definition: RoomDefinition, settings: RoomSettings) -> None:
+    try:
+        telemetry.configure(definition.name, log_level=settings.log_level, metrics_port=settings.metrics_port)
+    except OSError as error:
+        raise CannotServe(
+            f"{definition.name}: can't serve metrics on port {settings.metrics_port}: {error.strerror}; choose another "
+            "with metrics_port",
+            exit_code=2,
+        ) from None
+    try:
+        settings.home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CannotServe(
+            f"{definition.name}: can't use {settings.home} as its folder: {error.strerror}; choose another with --home "
+            "or TINSMITH_HOME",
+            exit_code=1,
+        ) from None
+
+
 def run_room(definition: RoomDefinition, settings: RoomSettings) -> int:
     """The life of the process; returns its exit code."""
-    telemetry.configure(definition.name, log_level=settings.log_level, metrics_port=settings.metrics_port)
-    settings.home.mkdir(parents=True, exist_ok=True)
     try:
+        _prepare(definition, settings)
         asyncio.run(serve_until_stopped(definition, settings, lambda line: print(line, flush=True)))
     except CannotServe as error:
         print(error, file=sys.stderr)

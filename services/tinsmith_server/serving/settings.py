@@ -92,7 +92,7 @@ def _of_file(path: Path, kind: type[RoomSettings], room: str) -> list[tuple[str,
         tables = tomllib.loads(path.read_text())
     except OSError as error:
         raise BadSettings(f"can't read the settings file {path}: {error.strerror}") from None
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # not TOML, or not even UTF-8
         raise BadSettings(f"the settings file {path} is not TOML: {error}") from None
     origin = f"file {path}"
     common = [(key, value, origin) for key, value in tables.items() if not isinstance(value, dict)]

@@ -1,0 +1,112 @@
+"""What math_rl trains and on what, from its configuration: the model, the problems, the environment."""
+
+from collections.abc import Mapping, Sequence
+
+from tinsmith.dataset.v1 import Batching, CatalogueSource, DatasetSpec, Operation, Shuffle, Skip, Take
+from tinsmith.environment.v1 import EnvironmentSpec, ProblemEnvironment
+from tinsmith.grader.v1 import Extraction, GraderSpec, MathGrader
+from tinsmith.orchestrator.v1 import MathRlConfig
+from tinsmith.types.v1 import Problem
+from tinsmith_server.orchestrator.active_run import MadeModel
+from tinsmith_server.orchestrator.peers import Format, FreshModel, Peers, ProblemSource
+from tinsmith_server.orchestrator.recipes.rollout import Asked
+from tinsmith_server.orchestrator.recipes.seeds import derived_seed, group_seeds
+
+EVALUATION_BATCH = 512
+"""Most problems that an evaluation asks at once."""
+
+_TEST_SPLIT = "test"
+_EXTRACTIONS: Mapping[str, Extraction.ValueType] = {
+    "whole": Extraction.EXTRACTION_WHOLE,
+    "last_boxed": Extraction.EXTRACTION_LAST_BOXED,
+    "last_integer": Extraction.EXTRACTION_LAST_INTEGER,
+    "last_number": Extraction.EXTRACTION_LAST_NUMBER,
+}
+
+
+def fresh_model(config: MathRlConfig) -> FreshModel:
+    """How the model begins."""
+    return FreshModel(
+        base_model=config.base_model,
+        lora_rank=config.lora_rank,
+        lora_alpha=config.lora_alpha,
+        lora_seed=derived_seed(config.seed, "adapter"),
+        load_checkpoint=config.load_checkpoint,
+    )
+
+
+async def made_model(config: MathRlConfig, peers: Peers) -> MadeModel:
+    """What the registry is told of the model that a run has made."""
+    dataset = training_problems(config).dataset
+    return MadeModel(
+        parents=[config.base_model, *filter(None, [config.load_checkpoint])],
+        dataset_fingerprint=await peers.dataset.fingerprint(dataset),
+    )
+
+
+def training_problems(config: MathRlConfig) -> ProblemSource:
+    """Batch s - 1 is that of step s: without end, each time through the problems in another order."""
+    batching = Batching(
+        batch_size=config.groups_per_batch,
+        epochs=0,
+        shuffle_epochs=True,
+        seed=derived_seed(config.seed, "problems"),
+        continuous=True,
+    )
+    return ProblemSource(dataset=_dataset(config, held_out=False), batching=batching)
+
+
+def held_out_problems(config: MathRlConfig) -> ProblemSource:
+    """The first `eval_problems` problems that are not trained on: of the catalogue's test split, or of a dataset of the
+    caller's own those that a shuffle by the run's seed puts first."""
+    dataset = _dataset(config, held_out=True)
+    dataset.operations.append(Operation(take=Take(count=config.eval_problems)))
+    batching = Batching(batch_size=min(config.eval_problems, EVALUATION_BATCH), epochs=1)
+    return ProblemSource(dataset=dataset, batching=batching)
+
+
+def _dataset(config: MathRlConfig, *, held_out: bool) -> DatasetSpec:
+    spec = DatasetSpec()
+    if not config.HasField("dataset"):
+        options = problem_options(config.problem_options)
+        split = _TEST_SPLIT if held_out else ""
+        spec.catalogue.CopyFrom(CatalogueSource(name=config.problems, split=split, options=options))
+        return spec
+    spec.CopyFrom(config.dataset)
+    if config.eval_every:
+        spec.operations.append(Operation(shuffle=Shuffle(seed=derived_seed(config.seed, "held out"))))
+        if not held_out:
+            spec.operations.append(Operation(skip=Skip(count=config.eval_problems)))
+    return spec
+
+
+def problem_options(text: str) -> Mapping[str, str]:
+    """Options of a problem set, written "name=value,name=value". ValueError when they are not."""
+    pairs = [item.partition("=") for item in text.split(",") if item.strip()]
+    if not all(separator and name.strip() for name, separator, _ in pairs):
+        raise ValueError(f"{text!r} is not of the form name=value,name=value")
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def environment(config: MathRlConfig) -> EnvironmentSpec:
+    """One question, one answer, graded as mathematics."""
+    grader = GraderSpec(math=MathGrader(extraction=_EXTRACTIONS[config.extraction]))
+    problem = ProblemEnvironment(grader=grader, format_coefficient=config.format_coefficient)
+    return EnvironmentSpec(problem=problem)
+
+
+async def ask_step(config: MathRlConfig, peers: Peers, step: int) -> Asked:
+    """The problems of a training step, ready to be answered."""
+    problems = await peers.dataset.problems(training_problems(config), step - 1)
+    seeds = group_seeds(config.seed, "episode", step, len(problems))
+    return await ask(config, peers, problems, config.group_size, seeds, call=f"step/{step}")
+
+
+async def ask(
+    config: MathRlConfig, peers: Peers, problems: Sequence[Problem], group_size: int, seeds: Sequence[int], *, call: str
+) -> Asked:
+    """Begins the episodes of some problems and renders their prompts."""
+    episodes = await peers.environment.begin(environment(config), problems, group_size, seeds, call=call)
+    format = Format(model=config.base_model, renderer=config.renderer)
+    prompts = await peers.renderer.prompts(episodes.conversations, format, episodes.stop_strings)
+    return Asked(episodes=episodes, prompts=prompts)

@@ -1,0 +1,18 @@
+"""What the orchestrator remembers: runs, their events and checkpoints, who drives them, models, services."""
+
+from tinsmith_server.orchestrator.store.database import Database
+from tinsmith_server.orchestrator.store.leases import LeaseLost, Leases
+from tinsmith_server.orchestrator.store.registry import Registry
+from tinsmith_server.orchestrator.store.runs import NewRun, RunChange, RunFilter, Runs, SavedCheckpoint
+
+__all__ = [
+    "Database",
+    "LeaseLost",
+    "Leases",
+    "NewRun",
+    "Registry",
+    "RunChange",
+    "RunFilter",
+    "Runs",
+    "SavedCheckpoint",
+]

@@ -1,0 +1,43 @@
+"""Pages of lists that are ordered newest first: the token is the place of the last item of the page before."""
+
+import base64
+import binascii
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from sqlalchemy import Column, Row, Select, tuple_
+
+from tinsmith_server.serving.errors import InvalidArgument
+
+DEFAULT_SIZE, LARGEST_SIZE = 50, 500
+
+Rows = TypeVar("Rows", bound=Sequence[Row[Any]])
+
+
+def page(statement: Select[Any], time: Column[int], name: Column[str], size: int, token: str) -> Select[Any]:
+    """The statement for one page and one item more, which tells whether there is another page."""
+    if token:
+        statement = statement.where(tuple_(time, name) < tuple_(*_place(token)))
+    return statement.order_by(time.desc(), name.desc()).limit(page_length(size) + 1)
+
+
+def page_length(size: int) -> int:
+    """Items of a page for which `size` was asked; 0 means the default."""
+    return min(size or DEFAULT_SIZE, LARGEST_SIZE)
+
+
+def token_after(row: Row[Any], name: str) -> str:
+    """The token that goes on after this row, whose name is in the named column."""
+    return base64.urlsafe_b64encode(f"{row.create_time_ns}:{getattr(row, name)}".encode()).decode()
+
+
+def _place(token: str) -> tuple[int, str]:
+    try:
+        time_ns, _, name = base64.b64decode(token, altchars=b"-_", validate=True).decode().partition(":")
+        return int(time_ns), name
+    except (binascii.Error, ValueError):
+        raise InvalidArgument(
+            "page_token: is not one of this server; take next_page_token of the last answer",
+            reason="BAD_PAGE_TOKEN",
+            violations=[("page_token", "is not one of this server")],
+        ) from None

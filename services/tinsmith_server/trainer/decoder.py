@@ -1,0 +1,152 @@
+"""Our own forward pass of the Llama family for training: it reads the nodes of `layout.py` and nothing twice.
+
+`transformers` is the oracle: tests compare losses, logprobs and gradients.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tinsmith_server.trainer.layout import Grid, MicroBatch
+from tinsmith_server.trainer.linear import Linear
+
+_SHORT_ROW = 64
+"""Up to this many keys plain matrix products beat torch's fused attention on a CPU, where its blocks stay empty."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sizes:
+    """Sizes of the model."""
+
+    query_heads: int
+    kv_heads: int
+    head_size: int
+    feed_forward: int
+    norm_epsilon: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Layer:
+    """Weights of one decoder layer."""
+
+    attention_norm: Tensor
+    qkv: Linear
+    qk_norm: Tensor | None
+    """Norm weights of query heads, then key heads, [query_heads + kv_heads, head_size]; None where there are none."""
+    attention_out: Linear
+    mlp_norm: Tensor
+    gate_up: Linear
+    down: Linear
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Weights:
+    """All weights, an adapter included."""
+
+    embedding: Tensor
+    layers: tuple[Layer, ...]
+    norm: Tensor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rotary:
+    """Rotary position embedding (Su et al. 2021) as two factors: x cos + swap(x) sin, swap exchanging the halves."""
+
+    cos: Tensor
+    """[positions, 1, head_size]."""
+    signed_sin: Tensor
+    """Same shape; the first half carries the minus sign of the rotation."""
+
+    def at(self, positions: Tensor) -> "Rotary":
+        """The factors of these positions, one a token."""
+        return Rotary(cos=self.cos[positions], signed_sin=self.signed_sin[positions])
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[tokens, heads, head_size] -> the same, rotated."""
+        return torch.addcmul(x * self.cos, x.roll(x.shape[-1] // 2, -1), self.signed_sin)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GridTensors:
+    """A `layout.Grid` on the device."""
+
+    queries_RQ: Tensor
+    keys_RK: Tensor
+    mask_R1QK: Tensor | None
+    """Added to the scores: 0 where a query sees a key, else minus infinity; None where causality says it."""
+
+    @classmethod
+    def of(cls, grid: Grid, like: Tensor) -> "GridTensors":
+        mask = None
+        if grid.visible_RQK is not None:
+            hidden = torch.from_numpy(~grid.visible_RQK).to(like.device)
+            mask = like.new_zeros(hidden.shape).masked_fill_(hidden, -math.inf)[:, None]
+        return cls(
+            queries_RQ=torch.from_numpy(grid.queries_RQ).to(like.device),
+            keys_RK=torch.from_numpy(grid.keys_RK).to(like.device),
+            mask_R1QK=mask,
+        )
+
+
+def hidden_states(weights: Weights, sizes: Sizes, rotary: Rotary, batch: MicroBatch) -> Tensor:
+    """The nodes that need logits, after the last norm: [M, d]."""
+    device = weights.embedding.device
+    grids = [GridTensors.of(grid, weights.embedding) for grid in batch.grids]
+    place_N = torch.from_numpy(batch.place_N).to(device)
+    outputs_M = torch.from_numpy(batch.outputs_M).to(device)
+    here = rotary.at(torch.from_numpy(batch.positions_N).to(device))
+    x = weights.embedding[torch.from_numpy(batch.tokens_N).to(device)]
+    for layer in weights.layers[:-1]:
+        attended = _attention(layer, sizes, here, x, grids)
+        x = _finish(layer, sizes, x, attended.index_select(0, place_N))
+    # Behind the last attention only the nodes that are asked for matter.
+    last = weights.layers[-1]
+    attended = _attention(last, sizes, here, x, grids)
+    x = _finish(last, sizes, x.index_select(0, outputs_M), attended.index_select(0, place_N[outputs_M]))
+    return rms_norm(x, weights.norm, sizes.norm_epsilon)
+
+
+def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+    """Zhang and Sennrich 2019, over the last dimension, in float32."""
+    x32 = x.float()
+    normed = x32 * torch.rsqrt(x32.square().mean(-1, keepdim=True) + epsilon)
+    return weight * normed.to(x.dtype)
+
+
+def _attention(layer: Layer, sizes: Sizes, rotary: Rotary, x: Tensor, grids: list[GridTensors]) -> Tensor:
+    """Attention outputs of the grids' queries, laid end to end: [places, query_heads * head_size]."""
+    heads = layer.qkv(rms_norm(x, layer.attention_norm, sizes.norm_epsilon)).view(len(x), -1, sizes.head_size)
+    qk, value_NHD = torch.split_with_sizes(heads, [sizes.query_heads + sizes.kv_heads, sizes.kv_heads], dim=1)
+    if layer.qk_norm is not None:
+        qk = rms_norm(qk, layer.qk_norm, sizes.norm_epsilon)
+    query_NHD, key_NHD = torch.split_with_sizes(rotary(qk), [sizes.query_heads, sizes.kv_heads], dim=1)
+    outputs = [_attend(query_NHD, key_NHD, value_NHD, grid) for grid in grids]
+    return torch.cat(outputs)
+
+
+def _attend(query_NHD: Tensor, key_NHD: Tensor, value_NHD: Tensor, grid: GridTensors) -> Tensor:
+    """Attention of one grid, [rows * queries, query_heads * head_size]."""
+    query_RHQD, key_RHKD, value_RHKD = (
+        part.index_select(0, nodes.flatten()).view(*nodes.shape, *part.shape[1:]).transpose(1, 2)
+        for part, nodes in ((query_NHD, grid.queries_RQ), (key_NHD, grid.keys_RK), (value_NHD, grid.keys_RK))
+    )
+    attended = F.scaled_dot_product_attention(
+        query_RHQD,
+        key_RHKD,
+        value_RHKD,
+        attn_mask=grid.mask_R1QK,
+        is_causal=grid.mask_R1QK is None,
+        enable_gqa=key_NHD.shape[1] != query_NHD.shape[1],
+    )
+    return attended.transpose(1, 2).reshape(grid.queries_RQ.numel(), -1)
+
+
+def _finish(layer: Layer, sizes: Sizes, x: Tensor, attended: Tensor) -> Tensor:
+    """The rest of the layer after attention."""
+    x = x + layer.attention_out(attended)
+    gate_up = layer.gate_up(rms_norm(x, layer.mlp_norm, sizes.norm_epsilon))
+    gate, up = torch.split_with_sizes(gate_up, [sizes.feed_forward] * 2, dim=-1)
+    return x + layer.down(F.silu(gate) * up)

@@ -1,0 +1,54 @@
+"""What a loss is."""
+
+from collections.abc import Mapping
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+Columns = Mapping[str, Tensor]
+"""What a loss reads beside the logprobs, each [tokens] or [tokens, K]."""
+
+TARGETS = "target_tokens"
+
+
+class Loss(Protocol):
+    """A sum over tokens of something of each token's logprob, [tokens] or [tokens, K] for K targets a token."""
+
+    name: ClassVar[str]
+    columns: ClassVar[Mapping[str, type]]
+    """Columns that must be there, with the type of their numbers: int or float."""
+    many_targets: ClassVar[bool]
+    """Whether a token may have K targets."""
+
+    @property
+    def factor(self) -> str:
+        """The column by which each token's term is multiplied: where it is 0 the token does not count."""
+        ...
+
+    def __call__(self, logprobs: Tensor, columns: Columns) -> Tensor:
+        """The loss, a scalar with a gradient."""
+        ...
+
+    def metrics(self, logprobs: Tensor, columns: Columns) -> Mapping[str, float]:
+        """Other figures of the tokens that count, by name and reduction."""
+        ...
+
+
+def policy_metrics(logprobs: Tensor, sampled: Tensor) -> dict[str, float]:
+    """How far the model has moved from the sampler that chose the tokens.
+
+    kl_sample_train_v1 is the mean of q - p, v2 that of (q - p)^2 / 2 (Schulman 2020, "Approximating KL divergence").
+    """
+    if not len(logprobs):
+        return {"tokens:sum": 0.0}
+    change = sampled.double() - logprobs.double()
+    ratio = torch.exp(-change)
+    return {
+        "tokens:sum": float(len(logprobs)),
+        "ratio:mean": float(ratio.mean()),
+        "ratio:max": float(ratio.max()),
+        "kl_sample_train_v1:mean": float(change.mean()),
+        "kl_sample_train_v2:mean": float(change.square().mean() / 2),
+        "entropy:mean": float(-sampled.double().mean()),
+    }

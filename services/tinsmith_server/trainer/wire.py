@@ -1,0 +1,216 @@
+"""The trainer's messages and its domain, one into the other. With `columns.py` the only place that knows both."""
+
+from datetime import UTC, datetime, timedelta
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from tinsmith.arrays import ragged_of
+from tinsmith.trainer.v1 import checkpoint_pb2, loss_pb2
+from tinsmith.trainer.v1 import trainer_service_pb2 as pb
+from tinsmith.types.v1 import model_pb2, tensor_pb2
+from tinsmith_server.serving.errors import Unimplemented
+from tinsmith_server.storage import SAMPLER, TRAINING, CheckpointFile, LoraShape, Manifest
+from tinsmith_server.trainer import columns
+from tinsmith_server.trainer.backend import Backend, BaseModelSummary
+from tinsmith_server.trainer.hosted_model import HostedModel, SaveRequest
+from tinsmith_server.trainer.losses import LOSSES, CrossEntropy, ImportanceSampling, Loss, Ppo
+from tinsmith_server.trainer.registry import NewModel
+from tinsmith_server.trainer.request import AdamParams, Batch, ForwardResult, StepResult, TrainingCall
+
+_DEFAULT_RANK, _DEFAULT_ALPHA = 32, 32.0
+_DEFAULT_LOW, _DEFAULT_HIGH = Ppo().clip_low, Ppo().clip_high
+
+KIND_OF = {
+    checkpoint_pb2.CHECKPOINT_KIND_UNSPECIFIED: "",
+    checkpoint_pb2.CHECKPOINT_KIND_TRAINING: TRAINING,
+    checkpoint_pb2.CHECKPOINT_KIND_SAMPLER: SAMPLER,
+}
+"""The contract's kinds of checkpoints as the store has them; empty is any."""
+_KIND_TO = {kind: number for number, kind in KIND_OF.items()}
+
+
+def new_model(message: pb.CreateModelRequest) -> NewModel:
+    """A CreateModelRequest as the domain has it."""
+    return NewModel(
+        model_id=message.model_id,
+        base_model=message.base_model,
+        shape=_shape(message.lora),
+        checkpoint_uri=message.checkpoint_uri,
+        load_optimizer=message.load_optimizer,
+        user_metadata=dict(message.user_metadata),
+        idle_timeout=duration(message.idle_timeout) if message.HasField("idle_timeout") else None,
+    )
+
+
+def training_call(message: pb.ForwardRequest | pb.ForwardBackwardRequest) -> TrainingCall:
+    """A training call as the domain has it.
+
+    Unimplemented with reason LOSS_NOT_IMPLEMENTED or REGULARIZER_NOT_IMPLEMENTED for what this trainer lacks.
+    """
+    omit = isinstance(message, pb.ForwardBackwardRequest) and message.omit_logprobs
+    return TrainingCall(loss=_loss(message.loss), batch=_batch(message), omit_logprobs=omit)
+
+
+def adam_params(message: pb.AdamParams) -> AdamParams:
+    """The optimizer's settings; what is absent has the default of the contract."""
+    given = {field.name: value for field, value in message.ListFields()}
+    return AdamParams(**{"learning_rate": message.learning_rate, **given})
+
+
+def save_request(message: pb.SaveStateRequest | pb.SaveForSamplerRequest) -> SaveRequest:
+    """How a checkpoint is to be stored."""
+    ttl = duration(message.ttl) if message.HasField("ttl") else None
+    return SaveRequest(name=message.name, ttl=ttl, overwrite=message.overwrite)
+
+
+def forward_response(result: ForwardResult) -> pb.ForwardResponse:
+    """Logprobs and metrics as a message."""
+    return pb.ForwardResponse(logprobs=_logprobs(result), metrics=result.metrics)
+
+
+def forward_backward_response(result: ForwardResult) -> pb.ForwardBackwardResponse:
+    """Logprobs and metrics as a message."""
+    return pb.ForwardBackwardResponse(logprobs=_logprobs(result), metrics=result.metrics)
+
+
+def optim_step_response(result: StepResult) -> pb.OptimStepResponse:
+    """What an optimizer step did as a message."""
+    return pb.OptimStepResponse(step=result.step, metrics=result.metrics)
+
+
+def model(hosted: HostedModel) -> pb.Model:
+    """A model in memory as a message."""
+    return pb.Model(
+        model_id=hosted.model_id,
+        base_model=hosted.model.base_model,
+        lora=_lora(hosted.model.shape),
+        step=hosted.model.step,
+        last_seq_id=hosted.order.last_seq_id,
+        create_time=timestamp(hosted.create_time),
+        last_use_time=timestamp(hosted.last_use_time),
+        user_metadata=hosted.user_metadata,
+        trainable_parameters=hosted.model.trainable_parameters,
+    )
+
+
+def checkpoint(manifest: Manifest) -> checkpoint_pb2.Checkpoint:
+    """A checkpoint in storage as a message."""
+    return checkpoint_pb2.Checkpoint(
+        uri=str(manifest.uri),
+        model_id=manifest.uri.model_id,
+        kind=_KIND_TO[manifest.uri.kind],
+        name=manifest.uri.name,
+        step=manifest.step,
+        base_model=manifest.base_model,
+        lora=_lora(manifest.lora),
+        files=map(checkpoint_file, manifest.files),
+        create_time=timestamp(manifest.create_time),
+        expire_time=None if manifest.expire_time is None else timestamp(manifest.expire_time),
+        ephemeral=manifest.ephemeral,
+        published=manifest.published,
+        user_metadata=manifest.user_metadata,
+    )
+
+
+def checkpoint_file(file: CheckpointFile) -> checkpoint_pb2.CheckpointFile:
+    """One file's entry as a message."""
+    return checkpoint_pb2.CheckpointFile(name=file.name, size_bytes=file.size_bytes, sha256=file.sha256)
+
+
+def capabilities(backend: Backend, max_batch_data: int) -> pb.GetCapabilitiesResponse:
+    """What the trainer can do as a message."""
+    return pb.GetCapabilitiesResponse(
+        backend=backend.name,
+        base_models=map(_base_model, backend.base_models()),
+        losses=LOSSES,
+        device=backend.device,
+        max_batch_data=max_batch_data,
+    )
+
+
+def duration(message: Duration) -> timedelta:
+    """A Duration as a timedelta."""
+    return timedelta(seconds=message.seconds, microseconds=message.nanos / 1000)
+
+
+def timestamp(moment: datetime) -> Timestamp:
+    """A moment as a Timestamp."""
+    message = Timestamp()
+    message.FromDatetime(moment.astimezone(UTC))
+    return message
+
+
+def _shape(message: model_pb2.LoraConfig) -> LoraShape:
+    def trains(kind: str) -> bool:
+        return not message.HasField(kind) or getattr(message, kind)  # type: ignore[arg-type]  # a name of the contract
+
+    return LoraShape(
+        rank=message.rank or _DEFAULT_RANK,
+        alpha=message.alpha if message.HasField("alpha") else _DEFAULT_ALPHA,
+        seed=message.seed,
+        train_attention=trains("train_attention"),
+        train_mlp=trains("train_mlp"),
+        train_unembedding=trains("train_unembedding"),
+    )
+
+
+def _lora(shape: LoraShape) -> model_pb2.LoraConfig:
+    return model_pb2.LoraConfig(
+        rank=shape.rank,
+        alpha=shape.alpha,
+        seed=shape.seed,
+        train_attention=shape.train_attention,
+        train_mlp=shape.train_mlp,
+        train_unembedding=shape.train_unembedding,
+    )
+
+
+def _loss(message: loss_pb2.LossSpec) -> Loss:
+    if message.regularizers:
+        raise Unimplemented(
+            "regularizers are not implemented yet; leave them out",
+            reason="REGULARIZER_NOT_IMPLEMENTED",
+            metadata={"regularizer": message.regularizers[0].name},
+        )
+    match message.WhichOneof("loss"):
+        case "cross_entropy":
+            return CrossEntropy()
+        case "importance_sampling":
+            return ImportanceSampling()
+        case "ppo":
+            return _ppo(message.ppo)
+        case other:
+            raise Unimplemented(
+                f"the loss {other} is not implemented yet; there are {', '.join(LOSSES)}",
+                reason="LOSS_NOT_IMPLEMENTED",
+                metadata={"loss": str(other)},
+            )
+
+
+def _ppo(message: loss_pb2.PpoLoss) -> Ppo:
+    return Ppo(
+        clip_low=message.clip_low if message.HasField("clip_low") else _DEFAULT_LOW,
+        clip_high=message.clip_high if message.HasField("clip_high") else _DEFAULT_HIGH,
+    )
+
+
+def _batch(message: pb.ForwardRequest | pb.ForwardBackwardRequest) -> Batch:
+    if message.WhichOneof("data") == "batch":
+        return columns.of_batch(message.batch)
+    return columns.of_list(message.list)
+
+
+def _logprobs(result: ForwardResult) -> tensor_pb2.RaggedTensor | None:
+    return None if result.logprobs is None else ragged_of(result.logprobs.values, result.logprobs.offsets)
+
+
+def _base_model(summary: BaseModelSummary) -> model_pb2.BaseModelInfo:
+    return model_pb2.BaseModelInfo(
+        name=summary.name,
+        parameters=summary.parameters,
+        context_length=summary.context_length,
+        vocabulary_size=summary.vocabulary_size,
+        architecture=summary.architecture,
+        loaded=True,
+    )

@@ -1,0 +1,18 @@
+"""Fixtures of the trainer tests."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import serving
+from tinsmith.aio import Suite
+from tinsmith_server.trainer import ROOM
+
+
+@pytest.fixture
+async def suite(tmp_path: Path, model_directory: Path) -> AsyncIterator[Suite]:
+    """A client of a trainer that serves the random model as "random"."""
+    settings = {"base_models": (f"random={model_directory}",), "sequence_wait_s": 0.3, "max_models": 8}
+    async with serving(ROOM, tmp_path, **settings) as address, Suite.connect(trainer=address) as suite:
+        yield suite
