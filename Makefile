@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 # uv from the path, else one of our own.
 UV := $(or $(shell command -v uv),build/uv/bin/uv)
 CONSTRAINTS := deploy/constraints.txt
+GO_PLUGINS := build/go/bin/protoc-gen-go build/go/bin/protoc-gen-go-grpc
+TS_PLUGIN := clients/typescript/node_modules/.bin/protoc-gen-es
 
 .PHONY: help demo test test-all bench lint types proto setup clean
 
@@ -33,9 +35,18 @@ types: $(VENV)/.ready ## mypy, strict
 	$(BIN)/mypy -p tinsmith_server
 	$(BIN)/mypy clients/python/tinsmith
 
-proto: $(VENV)/.proto ## write the stubs of every client anew
-	PATH="$(CURDIR)/$(VENV)-proto/bin:$(CURDIR)/build/go/bin:$(CURDIR)/clients/typescript/node_modules/.bin:$$PATH" \
-		$(VENV)-proto/bin/python proto/generate.py
+proto: $(VENV)/.proto $(GO_PLUGINS) $(TS_PLUGIN) ## write the stubs of every client anew; needs go and npm
+	PATH="$(CURDIR)/$(VENV)-proto/bin:$(CURDIR)/build/go/bin:$$PATH" $(VENV)-proto/bin/python proto/generate.py
+
+$(GO_PLUGINS):
+	@command -v go >/dev/null || { echo "the Go stubs need go, 1.24 or newer"; exit 1; }
+	GOBIN="$(CURDIR)/build/go/bin" go install google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.12
+	GOBIN="$(CURDIR)/build/go/bin" go install google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2
+
+$(TS_PLUGIN): clients/typescript/package-lock.json
+	@command -v npm >/dev/null || { echo "the TypeScript stubs need node and npm, 20 or newer"; exit 1; }
+	npm ci --prefix clients/typescript --silent
+	@touch $@
 
 setup: $(VENV)/.ready $(VENV)/.proto ## both environments, nothing more
 
@@ -57,5 +68,5 @@ build/uv/bin/uv:
 	@$(PYTHON) -m venv build/uv || { echo "no venv module: apt-get install python3-venv, or install uv"; exit 1; }
 	@build/uv/bin/pip install --quiet uv
 
-clean: ## remove what was built, not the cached model
-	rm -rf build $(VENV) $(VENV)-proto
+clean: ## remove what was built, not the cached model (~/.tinsmith/models)
+	rm -rf build $(VENV) $(VENV)-proto clients/typescript/node_modules clients/typescript/build

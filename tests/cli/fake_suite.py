@@ -34,14 +34,14 @@ class FakeRoom:
     def __init__(self, name: str, settings: Any) -> None:
         self._name = name
         self._settings = settings
+        if count := os.environ.get("FAKE_COUNT"):
+            with Path(count).open("a") as file:
+                file.write(name[0])
 
     def register(self, server: grpc.aio.Server) -> None:
         """Serves nothing but health and reflection."""
 
     async def start(self) -> None:
-        if count := os.environ.get("FAKE_COUNT"):
-            with Path(count).open("a") as file:
-                file.write(self._name[0])
         match os.environ.get(f"FAKE_{self._name.upper()}"):
             case "fail":
                 raise FailedPrecondition("the disk is on fire; put it out", reason="DISK_ON_FIRE")

@@ -1,7 +1,7 @@
 """A dataset room with two tokenizers, a data root and a mirror of the hub."""
 
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ QWEN_LIKE = (
     "{%- else %}{{ m.content }}{%- endif %}"
     "{%- for call in m.tool_calls or [] %}"
     "{%- if m.content or not loop.first %}{{ '\\n' }}{%- endif %}"
-    "{{ '<tool_call>\\n{\"name\": \"' + call.function.name + '\", \"arguments\": ' }}"
+    '{{ \'<tool_call>\\n{"name": "\' + call.function.name + \'", "arguments": \' }}'
     "{{ call.function.arguments | tojson }}{{ '}\\n</tool_call>' }}"
     "{%- endfor %}{{ '<|im_end|>\\n' }}"
     "{%- elif m.role == 'tool' %}"
@@ -94,7 +94,6 @@ async def suite(tmp_path: Path, data_root: Path, mirror: Path, base_models: tupl
     settings = {"base_models": base_models, "data_root": str(data_root), "mirror_root": str(mirror)}
     async with serving(ROOM, tmp_path / "home", **settings) as address, Suite.connect(dataset=address) as suite:
         yield suite
-
 
 
 def inline(rows: Sequence[dict[str, Any]], *operations: Operation) -> DatasetSpec:

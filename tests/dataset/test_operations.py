@@ -41,9 +41,7 @@ async def numbers(suite: Suite, *operations: Operation) -> list[int]:
     return [row["i"] for row in await read_all(suite, inline(TEN, *operations))]
 
 
-@pytest.mark.parametrize(
-    ("seed", "order"), [(0, [4, 6, 2, 7, 3, 5, 9, 0, 8, 1]), (42, [5, 6, 0, 7, 3, 2, 4, 9, 1, 8])]
-)
+@pytest.mark.parametrize(("seed", "order"), [(0, [4, 6, 2, 7, 3, 5, 9, 0, 8, 1]), (42, [5, 6, 0, 7, 3, 2, 4, 9, 1, 8])])
 async def test_shuffle_is_that_of_datasets(suite: Suite, seed: int, order: list[int]) -> None:
     """D-01."""
     assert await numbers(suite, Operation(shuffle=Shuffle(seed=seed))) == order
@@ -102,7 +100,9 @@ async def test_operations_apply_in_order(suite: Suite) -> None:
 
 async def test_filter_keeps_order(suite: Suite) -> None:
     """D-03."""
-    got = await numbers(suite, Operation(shuffle=Shuffle(seed=0)), Operation(filter=Filter(expression="row.i % 2 == 0")))
+    got = await numbers(
+        suite, Operation(shuffle=Shuffle(seed=0)), Operation(filter=Filter(expression="row.i % 2 == 0"))
+    )
     assert got == hub().shuffle(seed=0).filter(lambda row: row["i"] % 2 == 0)["i"]
 
 
@@ -187,7 +187,9 @@ async def test_map_fields_follows_paths(suite: Suite) -> None:
         {"question": "p", "level": 3, "last": "u", "far": None},
         {"question": "q", "level": None, "last": None, "far": None},
     ]
-    kept = await read_all(suite, inline(rows[1:], Operation(map_fields=MapFields(fields={"x": "problem"}, keep_others=True))))
+    kept = await read_all(
+        suite, inline(rows[1:], Operation(map_fields=MapFields(fields={"x": "problem"}, keep_others=True)))
+    )
     assert kept == [{"problem": "q", "x": "q"}]
 
 

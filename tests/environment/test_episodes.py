@@ -66,12 +66,26 @@ async def test_a_repeat_outlives_the_caller_that_came_first(room: Room, grader: 
     assert len(grader.requests) == 1
 
 
-async def test_an_abandoned_step_leaves_its_episode_as_it_was(room: Room, grader: FakeGrader) -> None:
+async def test_a_step_whose_caller_has_gone_is_finished_and_its_answer_kept(room: Room) -> None:
+    """A batch of games takes several turns of the event loop: it must not stop half-way."""
+    ids = await room.ids(game_spec(), EpisodeGroupSpec(size=400))
+    actions = [says(episode, "[4]") for episode in ids]
+    call = asyncio.ensure_future(room.step(*actions, request_id="step-1"))
+    await asyncio.sleep(0.02)
+    call.cancel()
+    results = (await room.step(*actions, request_id="step-1")).results
+    assert {(result.error_reason, result.observation.seat, result.metrics["illegal_move"]) for result in results} == {
+        ("", 1, 0.0)
+    }
+
+
+async def test_a_step_that_ran_out_of_time_leaves_its_episode_as_it_was(room: Room, grader: FakeGrader) -> None:
     episode, _ = await room.ids(problem_spec(), GROUP)
     grader.open.clear()
     with pytest.raises(TinsmithError) as late:
         await room.stub.Step(StepRequest(request_id="step-1", actions=[says(episode, "6")]), timeout=0.3)
     assert late.value.code is grpc.StatusCode.DEADLINE_EXCEEDED
+    await asyncio.sleep(1.0)  # by now the room, which has the caller's deadline, has given up too
     grader.open.set()
     (result,) = (await room.step(says(episode, "5"), request_id="step-2")).results
     assert list(result.rewards) == [1.0]

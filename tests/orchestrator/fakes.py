@@ -9,7 +9,7 @@ after it.
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -69,6 +69,7 @@ from tinsmith.trainer.v1 import (
 from tinsmith.types.v1 import BaseModelInfo, Message, Problem, Row, StopCondition, StopReason, Termination
 from tinsmith_server.serving import RoomDefinition, RoomSettings
 from tinsmith_server.serving.errors import (
+    Aborted,
     AlreadyExists,
     DataLoss,
     FailedPrecondition,
@@ -78,6 +79,8 @@ from tinsmith_server.serving.errors import (
 )
 
 BASE_MODEL = "tinsmith-tiny"
+GAP_S = 20.0
+"""How long a call that came early waits for those before it."""
 DATASETS = ("arithmetic",)
 
 
@@ -97,12 +100,12 @@ class Faults:
     slow: dict[str, float] = field(default_factory=dict)
     """Method -> seconds that it takes."""
 
-    async def around(self, method: str, crash: Callable[[], None], work: Callable[[], Any]) -> Any:
+    async def around(self, method: str, crash: Callable[[], Awaitable[None]], work: Callable[[], Any]) -> Any:
         self.calls[method] += 1
         await asyncio.sleep(self.slow.get(method, 0))
         fault = self.planned.pop((method, self.calls[method]), "")
         if fault == "crash":
-            crash()
+            await crash()
         if fault in ("crash", "away"):
             raise Unavailable(f"{method} is away", reason="AWAY")
         if fault in self.errors:
@@ -112,6 +115,10 @@ class Faults:
         if fault == "answer lost":
             raise Unavailable(f"the answer of {method} was lost", reason="ANSWER_LOST")
         return answer
+
+
+async def _nothing() -> None:
+    """What a process without memory loses."""
 
 
 @dataclass
@@ -132,8 +139,10 @@ class FakeTrainer(TrainerServiceServicer, CheckpointServiceServicer):
         self.created: dict[str, Any] = {}
         self.applied = asyncio.Condition()
 
-    def crash(self) -> None:
+    async def crash(self) -> None:
         self.models, self.created = {}, {}
+        async with self.applied:
+            self.applied.notify_all()
 
     async def GetCapabilities(self, request: Any, context: Any) -> Any:
         return GetCapabilitiesResponse(base_models=[BaseModelInfo(name=BASE_MODEL)])
@@ -182,7 +191,11 @@ class FakeTrainer(TrainerServiceServicer, CheckpointServiceServicer):
 
     async def _in_order(self, request: Any, work: Callable[[FakeModel, Any], Any]) -> Any:
         async with self.applied:
-            await self.applied.wait_for(lambda: self._is_due(request))
+            try:
+                async with asyncio.timeout(GAP_S):
+                    await self.applied.wait_for(lambda: self._is_due(request))
+            except TimeoutError:
+                raise Aborted("a call is missing", reason="SEQUENCE_GAP") from None
             model = self._model(request.model_id)
             if request.seq_id not in model.answers:
                 try:
@@ -264,7 +277,7 @@ class FakeSampler(SamplerServiceServicer):
         return ListModelsResponse(models=[BaseModelInfo(name=BASE_MODEL)])
 
     async def Sample(self, request: Any, context: Any) -> Any:
-        return await self.faults.around("Sample", lambda: None, lambda: self._sample(request))
+        return await self.faults.around("Sample", _nothing, lambda: self._sample(request))
 
     def _sample(self, request: Any) -> Any:
         self.requests.append(request)
@@ -294,7 +307,7 @@ class FakeData(DatasetServiceServicer, RendererServiceServicer):
         return DescribeDatasetResponse(rows=1000, fingerprint=digest(request.dataset.SerializeToString()))
 
     async def GetBatch(self, request: Any, context: Any) -> Any:
-        return await self.faults.around("GetBatch", lambda: None, lambda: self._batch(request))
+        return await self.faults.around("GetBatch", _nothing, lambda: self._batch(request))
 
     def _batch(self, request: Any) -> Any:
         name = request.dataset.catalogue.name
@@ -343,7 +356,7 @@ class FakeEnvironment(EnvironmentServiceServicer):
         self.failing: set[int] = set()
         """Places in a step whose episodes fail."""
 
-    def crash(self) -> None:
+    async def crash(self) -> None:
         self.episodes, self.answers = {}, {}
 
     async def CreateEpisodes(self, request: Any, context: Any) -> Any:

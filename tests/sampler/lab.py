@@ -1,6 +1,7 @@
 """Small random models of several families, PEFT adapters for them, and a way to run the sampler's jobs to their end."""
 
 import copy
+import warnings
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,10 +151,14 @@ def prompts_of(lengths: Sequence[int], seed: int = 0) -> list[list[int]]:
 def with_peft_adapter(oracle: PreTrainedModel, directory: Path, *, seed: int, **config: Any) -> Any:
     """`oracle` with a random adapter of PEFT's, whose files are written to `directory`."""
     options = {"r": 4, "lora_alpha": 8, "target_modules": TARGETS, **config}
-    adapted = peft.get_peft_model(copy.deepcopy(oracle), peft.LoraConfig(**options)).eval()
+    with warnings.catch_warnings():  # PEFT warns of adapted heads, which is what is wanted here
+        warnings.simplefilter("ignore")
+        adapted = peft.get_peft_model(copy.deepcopy(oracle), peft.LoraConfig(**options)).eval()
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in adapted.named_parameters():
         if "lora_" in name:
             parameter.data.normal_(0, 0.2, generator=generator)
-    adapted.save_pretrained(directory)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        adapted.save_pretrained(directory)
     return adapted

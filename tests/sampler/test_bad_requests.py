@@ -83,6 +83,14 @@ BAD_REQUESTS: dict[str, tuple[Callable[[], pb.SampleRequest], grpc.StatusCode, s
     "half a token in a chunk": (lambda: with_chunk(token_ids=b"abc"), INVALID, "BAD_TENSOR", "inputs[1]"),
     "too few seeds": (lambda: sample_request(seeds=[1, 2]), INVALID, "INVALID_REQUEST", "seeds"),
     "too many answers": (lambda: sample_request([[1]] * 5, num_samples=4096), INVALID, "TOO_MANY_ANSWERS", "20480"),
+    "more likeliest tokens than memory": (
+        lambda: sample_request([[1]], num_samples=4096, max_tokens=500, top_logprobs=1000),
+        INVALID, "TOO_MANY_LOGPROBS", "top_logprobs",
+    ),
+    "more likeliest prompt tokens than memory": (
+        lambda: sample_request([[1] * 500] * 200, top_prompt_logprobs=1024),
+        INVALID, "TOO_MANY_LOGPROBS", "top_prompt_logprobs",
+    ),
     "no limit": (lambda: sample_request(max_tokens=0), INVALID, "INVALID_REQUEST", "params.max_tokens"),
     "a negative temperature": (lambda: sample_request(temperature=-1), INVALID, "INVALID_REQUEST", "temperature"),
     "a temperature that is no number": (

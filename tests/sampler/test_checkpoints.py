@@ -9,17 +9,17 @@ import grpc
 import peft
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, MambaConfig, MambaForCausalLM
 
 from tests.sampler.calls import PROMPTS, bits, publish, sample_request
-from tests.support import serving
+from tests.support import random_tokenizer, serving
 from tinsmith import TinsmithError
 from tinsmith.aio import Suite
 from tinsmith.arrays import rows
 from tinsmith.sampler.v1 import sampler_service_pb2 as pb
 from tinsmith_server.sampler import ROOM
 from tinsmith_server.serving import CannotServe, load_settings
-from tinsmith_server.storage import SAMPLER, TRAINING, CheckpointStore, CheckpointUri
+from tinsmith_server.storage import SAMPLER, TRAINING, CheckpointStore, CheckpointUri, Manifest
 
 Serve = Callable[..., AbstractAsyncContextManager[Suite]]
 
@@ -163,13 +163,30 @@ async def test_an_adapter_that_left_the_cache_is_loaded_again(
     assert len({bits(answer) for answer in rounds[0]}) == 3
 
 
+async def test_a_checkpoint_that_is_replaced_while_it_is_read_is_the_new_one(
+    suite: Suite, tmp_path: Path, model_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri, look_up, replaced = publish(tmp_path, model_directory, seed=1), CheckpointStore.manifest, list[str]()
+
+    def look_up_then_replace(self: CheckpointStore, wanted: CheckpointUri) -> Manifest:
+        manifest = look_up(self, wanted)
+        if not replaced:
+            replaced.append(publish(tmp_path, model_directory, seed=2))
+        return manifest
+
+    monkeypatch.setattr(CheckpointStore, "manifest", look_up_then_replace)
+    found = await suite.sampler.Sample(sample_request(checkpoint_uri=uri))
+    assert bits(found) == bits(await suite.sampler.Sample(sample_request(checkpoint_uri=uri)))
+    assert replaced
+
+
 async def test_many_requests_of_one_new_adapter_load_it_once(
     suite: Suite, tmp_path: Path, model_directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     uri = publish(tmp_path, model_directory, seed=1)
     read, files = CheckpointStore.read, list[str]()
 
-    def counted(self: CheckpointStore, manifest: object, name: str) -> bytes:
+    def counted(self: CheckpointStore, manifest: Manifest, name: str) -> bytes:
         files.append(name)
         return read(self, manifest, name)
 
@@ -191,6 +208,16 @@ async def test_a_sampler_that_can_not_load_its_model_does_not_start(
 ) -> None:
     with pytest.raises(CannotServe, match=named):
         async with serve(**settings):
+            pass
+
+
+async def test_a_model_that_can_not_be_decoded_is_told_at_the_start(serve: Serve, tmp_path: Path) -> None:
+    """Mamba has no cache of keys and values."""
+    config = MambaConfig(vocab_size=263, hidden_size=16, state_size=4, num_hidden_layers=1)
+    MambaForCausalLM(config).save_pretrained(tmp_path / "mamba")
+    random_tokenizer().save_pretrained(tmp_path / "mamba")
+    with pytest.raises(CannotServe, match="'snake' can't be decoded here"):
+        async with serve(base_models=f"snake={tmp_path / 'mamba'}"):
             pass
 
 

@@ -106,6 +106,14 @@ def test_target_logprobs_judge_any_token_at_any_position(any_lab: Lab) -> None:
         assert np.allclose(scores, expected.gather(1, torch.from_numpy(wanted)), atol=1e-4)
 
 
+def test_scores_do_not_depend_on_how_many_sequences_are_scored_together(any_lab: Lab) -> None:
+    sequences = prompts_of(LENGTHS)
+    together = finish(logprobs(any_lab.model, any_lab.model.base(), ragged_rows(sequences), None, 0, LIMITS))
+    alone = BatchLimits(rows=1, prompt_tokens=1)
+    one_by_one = finish(logprobs(any_lab.model, any_lab.model.base(), ragged_rows(sequences), None, 0, alone))
+    assert np.allclose(together.logprobs.values, one_by_one.logprobs.values, atol=1e-4, equal_nan=True)
+
+
 def test_equal_prompts_are_prefilled_once_and_drawn_apart(lab: Lab) -> None:
     [prompt] = prompts_of([9])
     found = lab.sample([prompt, prompt], num_samples=3, max_tokens=12, temperature=2.0)

@@ -139,6 +139,7 @@ async def test_logprobs_of_targets_judge_the_next_token(suite: Suite, model_dire
         ({"targets": ragged([[[1]], [[2]], [[3]]], np.int32)}, "BAD_TENSOR", "targets"),
         ({"targets": ragged([[[300]] * 4, [[2]], [[3]] * 2], np.int32)}, "TOKEN_OUT_OF_VOCABULARY", "targets[0]"),
         ({"top_logprobs": -1}, "INVALID_REQUEST", "top_logprobs"),
+        ({"sequences": ragged([[1] * 500] * 99, np.int32), "top_logprobs": 1024}, "TOO_MANY_LOGPROBS", "top_logprobs"),
     ],
 )
 async def test_bad_sequences_and_targets_are_refused(

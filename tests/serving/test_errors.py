@@ -56,6 +56,20 @@ async def test_a_domain_error_arrives_whole(
     assert failed.retry_after_s == 1.25
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.NotFound("é" * 50_000, reason="GONE", metadata={"name": "é" * 50_000}),
+        errors.InvalidArgument("no", reason="GONE", violations=[("é" * 10_000, "no")] * 100),
+        TinsmithError("é" * 50_000, code=grpc.StatusCode.NOT_FOUND, reason="GONE", metadata={"name": "é" * 50_000}),
+    ],
+)
+async def test_an_error_that_quotes_a_long_text_still_arrives(suite: Suite, puppet: Puppet, error: Exception) -> None:
+    _raises(puppet, error)
+    failed = await _failure(suite)
+    assert (failed.code, failed.reason) == (error.code, "GONE")  # type: ignore[attr-defined]  # both kinds have one
+
+
 async def test_an_unknown_failure_says_an_id_and_the_log_says_the_rest(
     suite: Suite, puppet: Puppet, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -4,10 +4,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.support import serving
 from tinsmith.aio import Suite
 from tinsmith_server.trainer import ROOM
+
+torch.set_num_threads(1)
 
 
 @pytest.fixture

@@ -46,8 +46,12 @@ export function errorOf(failure: unknown, signal: AbortSignal | undefined): Tins
   return new TinsmithError(isLostConnection(cause, signal) ? Code.Unavailable : cause.code, cause);
 }
 
-/** HTTP/2 reports a connection that broke as a cancelled stream or as an error of the socket; gRPC calls it UNAVAILABLE. */
+/**
+ * HTTP/2 reports a connection that broke as a cancelled or refused stream or as an error of the socket; gRPC calls it
+ * UNAVAILABLE.
+ */
 function isLostConnection(error: ConnectError, signal: AbortSignal | undefined): boolean {
   if (error.details.length > 0 || signal?.aborted) return false;
+  if (error.rawMessage.includes("NGHTTP2_REFUSED_STREAM")) return true;
   return error.code === Code.Canceled || (error.code === Code.Aborted && error.cause instanceof Error);
 }

@@ -25,7 +25,7 @@ export interface Options {
 /**
  * A client of every service.
  *
- * Failed calls throw TinsmithError; streams are async iterables. Unary calls without `timeoutMs` have a deadline of ten
+ * Failed calls throw TinsmithError; streams are async iterables, which a `signal` ends early. Unary calls without `timeoutMs` have a deadline of ten
  * minutes, streams have none. A call that fails with UNAVAILABLE is tried up to four times.
  */
 export class Suite {

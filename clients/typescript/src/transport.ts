@@ -88,7 +88,7 @@ export class TinsmithTransport implements Transport {
     }
   }
 
-  /** Leaving the loop over the answers ends the call. */
+  /** The call ends with its last answer or by `signal`: the library does not say when a reader leaves the loop. */
   async stream<I extends DescMessage, O extends DescMessage>(
     method: DescMethodStreaming<I, O>,
     signal: AbortSignal | undefined,
@@ -97,11 +97,9 @@ export class TinsmithTransport implements Transport {
     input: AsyncIterable<MessageInitShape<I>>,
     context?: ContextValues,
   ): Promise<StreamResponse<I, O>> {
-    const left = new AbortController();
-    const either = signal ? AbortSignal.any([signal, left.signal]) : left.signal;
     try {
-      const answer = await this.#inner.stream(method, either, timeoutMs, header, input, context);
-      return { ...answer, message: typed(answer.message, signal, left) };
+      const answer = await this.#inner.stream(method, signal, timeoutMs, header, input, context);
+      return { ...answer, message: typed(answer.message, signal) };
     } catch (failure) {
       throw errorOf(failure, signal);
     }
@@ -114,16 +112,10 @@ function identified<I extends DescMessage>(method: DescMethodUnary<I>, input: Me
   return takesId && !("requestId" in input && input.requestId) ? { ...input, requestId: randomUUID() } : input;
 }
 
-async function* typed<T>(
-  messages: AsyncIterable<T>,
-  signal: AbortSignal | undefined,
-  left: AbortController,
-): AsyncGenerator<T> {
+async function* typed<T>(messages: AsyncIterable<T>, signal: AbortSignal | undefined): AsyncGenerator<T> {
   try {
     yield* messages;
   } catch (failure) {
     throw errorOf(failure, signal);
-  } finally {
-    left.abort();
   }
 }

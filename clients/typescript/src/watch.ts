@@ -16,28 +16,36 @@ export interface WatchOptions {
   signal?: AbortSignal;
 }
 
-/** Yields events until the run has ended. Throws when the orchestrator stays away for a minute, or for any other failure. */
+/**
+ * Yields events until the run has ended; leaving the loop ends the call. Throws when the orchestrator stays away for a
+ * minute, or for any other failure.
+ */
 export async function* watchRun(
   orchestrator: Client<typeof OrchestratorService>,
   runId: string,
-  { afterSeq = 0n, signal }: WatchOptions,
+  { afterSeq = 0n, signal: given }: WatchOptions,
 ): AsyncGenerator<RunEvent, void> {
-  for (let lastSign = Date.now(); ; ) {
-    try {
-      const options = signal ? { signal } : {};
-      for await (const answer of orchestrator.watchRun({ runId, afterSeq }, options)) {
-        lastSign = Date.now();
-        for (const event of answer.events) {
-          afterSeq = event.seq;
-          yield event;
+  const left = new AbortController();
+  const signal = given ? AbortSignal.any([given, left.signal]) : left.signal;
+  try {
+    for (let lastSign = Date.now(); ; ) {
+      try {
+        for await (const answer of orchestrator.watchRun({ runId, afterSeq }, { signal })) {
+          lastSign = Date.now();
+          for (const event of answer.events) {
+            afterSeq = event.seq;
+            yield event;
+          }
+          if (answer.seenSeq > afterSeq) afterSeq = answer.seenSeq;
         }
-        if (answer.seenSeq > afterSeq) afterSeq = answer.seenSeq;
+        return;
+      } catch (error) {
+        const isAway = error instanceof TinsmithError && error.code === Code.Unavailable;
+        if (!isAway || Date.now() - lastSign > PATIENCE_MS) throw error;
       }
-      return;
-    } catch (error) {
-      const isAway = error instanceof TinsmithError && error.code === Code.Unavailable;
-      if (!isAway || Date.now() - lastSign > PATIENCE_MS) throw error;
+      await pause(PAUSE_MS, undefined, { signal });
     }
-    await pause(PAUSE_MS, undefined, signal ? { signal } : {});
+  } finally {
+    left.abort();
   }
 }

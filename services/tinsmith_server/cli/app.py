@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
-from tinsmith_server.cli.failures import CommandFailed, report
+from tinsmith_server.cli.failures import report
 from tinsmith_server.cli.folders import home_folder, model_home
+from tinsmith_server.cli.ports import PortChoice
 
 FREE_WORDS = {"allow_extra_args": True, "ignore_unknown_options": True}
 
@@ -26,10 +27,12 @@ app.add_typer(recipes, name="recipes")
 app.add_typer(model, name="model")
 
 HomeOption = Annotated[
-    Path | None, typer.Option("--home", help="Folder of the suite; default TINSMITH_HOME, else ~/.tinsmith.")
+    Path | None,
+    typer.Option("--home", metavar="DIR", help="Folder of the suite; default TINSMITH_HOME, else ~/.tinsmith."),
 ]
 ConfigOption = Annotated[
-    Path | None, typer.Option("--config", help="Settings file (TOML); default TINSMITH_CONFIG, else none.")
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="Settings file (TOML); default TINSMITH_CONFIG, else none."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DetachOption = Annotated[bool, typer.Option("--detach", help="Return at once; the run goes on.")]
@@ -39,7 +42,7 @@ def main() -> None:
     """The program. Failures that are the user's business are one line on stderr and an exit code."""
     try:
         app()
-    except Exception as error:
+    except Exception as error:  # what is no user's business is raised again
         sys.exit(report(error))
 
 
@@ -63,10 +66,11 @@ def serve(
 def up(
     home: HomeOption = None,
     ports: Annotated[
-        str, typer.Option("--ports", help="default: those in the settings; auto: free ones, kept over restarts.")
+        PortChoice, typer.Option("--ports", help="default: those in the settings; auto: free ones, kept over restarts.")
     ] = "default",
     base_model: Annotated[
-        list[str] | None, typer.Option("--base-model", help="NAME or ALIAS=LOCATION; may be given several times.")
+        list[str] | None,
+        typer.Option("--base-model", metavar="MODEL", help="NAME or ALIAS=LOCATION; may be given several times."),
     ] = None,
     config: ConfigOption = None,
 ) -> None:
@@ -74,10 +78,7 @@ def up(
     from tinsmith_server.cli.output import console
     from tinsmith_server.cli.up import up as start_suite
 
-    if ports not in ("auto", "default"):
-        raise CommandFailed(f"--ports is auto or default, not {ports}")
-    chosen = "auto" if ports == "auto" else "default"
-    start_suite(home_folder(home), chosen, base_model or (), config, console())
+    start_suite(home_folder(home), ports, base_model or (), config, console())
 
 
 @app.command(context_settings=FREE_WORDS)
@@ -85,9 +86,9 @@ def run(
     context: typer.Context,
     recipe: Annotated[str, typer.Argument(help="Name of the recipe; `tinsmith recipes list`.")],
     fields: Annotated[
-        list[str] | None, typer.Argument(metavar="[FIELD=VALUE]...", help="Fields to set: steps=10 learning_rate=1e-3.")
+        list[str] | None, typer.Argument(metavar="FIELD=VALUE", help="Fields to set: steps=10 learning_rate=1e-3.")
     ] = None,
-    name: Annotated[str, typer.Option("--name", help="A name for people.")] = "",
+    name: Annotated[str, typer.Option("--name", metavar="NAME", help="A name for people.")] = "",
     detach: DetachOption = False,
     dry: Annotated[bool, typer.Option("--dry-run", help="Check everything and start nothing.")] = False,
     home: HomeOption = None,
@@ -106,7 +107,7 @@ def run(
 
 @runs.command("list")
 def list_runs(
-    limit: Annotated[int, typer.Option("--limit", min=1, help="So many at most.")] = 20,
+    limit: Annotated[int, typer.Option("--limit", metavar="COUNT", min=1, help="So many at most.")] = 20,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
@@ -203,11 +204,11 @@ def doctor(home: HomeOption = None, config: ConfigOption = None, as_json: JsonOp
 def demo(
     context: typer.Context,
     fields: Annotated[
-        list[str] | None, typer.Argument(metavar="[FIELD=VALUE]...", help="Fields of math_rl to set: seed=1.")
+        list[str] | None, typer.Argument(metavar="FIELD=VALUE", help="Fields of math_rl to set: seed=1.")
     ] = None,
-    home: Annotated[Path, typer.Option("--home", help="Folder for everything that the demo keeps.")] = Path(
-        "build/demo"
-    ),
+    home: Annotated[
+        Path, typer.Option("--home", metavar="DIR", help="Folder for everything that the demo keeps.")
+    ] = Path("build/demo"),
 ) -> None:
     """Start a suite, teach a small language model to add, write a report, stop the suite."""
     from tinsmith_server.cli.demo import demo as command

@@ -26,8 +26,7 @@ def board(console: Console) -> Iterator[Show]:
 
 def table_of(state: SuiteState) -> Table:
     """The rooms of a suite."""
-    words = "ready" if state.ready else "not ready"
-    table = Table(title=f"suite, process {state.pid}: {words}", title_justify="left")
+    table = Table(title=f"suite, process {state.pid}: {_in_words(state)}", title_justify="left")
     for heading in ("service", "address", "pid", "state", "restarts"):
         table.add_column(heading)
     for name, service in state.services.items():
@@ -39,6 +38,13 @@ def table_of(state: SuiteState) -> Table:
             str(service.restarts or ""),
         )
     return table
+
+
+def _in_words(state: SuiteState) -> str:
+    if state.ready:
+        return "ready; Ctrl-C stops it"
+    stopping = any(service.state == "stopped" for service in state.services.values())
+    return "stopping" if stopping else "not ready yet"
 
 
 def address_of(service: ServiceState) -> str:

@@ -1,6 +1,7 @@
 """`tinsmith demo`: the whole suite on this machine, and a model that learns arithmetic before your eyes."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ from tinsmith_server.cli.local_models import built_directory, local_entries
 from tinsmith_server.cli.output import print_table, say
 from tinsmith_server.cli.plan import PROGRAM
 from tinsmith_server.cli.state import SuiteState, read_state
+from tinsmith_server.cli.supervised import supervised
 from tinsmith_server.cli.watching import check_completed, follow
 from tinsmith_server.report import History, ReportFiles, history_of, write_report
 
@@ -34,6 +36,7 @@ STOP_TIMEOUT_S = 60.0
 def demo(home: Path, overrides: Mapping[str, str], console: Console) -> None:
     """Starts a suite in `home`, trains, writes a report there, stops the suite. CommandFailed says what went wrong."""
     started = time.monotonic()
+    signal.signal(signal.SIGTERM, _interrupt)
     make_folder(home)
     _say_what_comes(console)
     local_entries((MODEL,), model_home(), console)
@@ -43,6 +46,11 @@ def demo(home: Path, overrides: Mapping[str, str], console: Console) -> None:
     print_summary(history, console)
     _tell_what_next(console, home, history, files)
     say(console, last_line(history, time.monotonic() - started))
+
+
+def _interrupt(number: int, _: object) -> None:
+    """Ends the demo as Ctrl-C does, by way of every `finally`."""
+    raise KeyboardInterrupt(f"signal {number}")
 
 
 def _say_what_comes(console: Console) -> None:
@@ -68,7 +76,7 @@ def running_suite(home: Path, console: Console) -> Iterator[Suite]:
             stdout=output,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            env=supervised(os.environ),
             # Ctrl-C is for the demo, which then stops the suite.
             start_new_session=True,
         )
@@ -157,15 +165,20 @@ def _percent(values: Sequence[float]) -> str:
 
 def _tell_what_next(console: Console, home: Path, history: History, files: ReportFiles) -> None:
     program = _program()
+    next_steps = [
+        (f"{program} up", "start the suite and keep it"),
+        (f"{program} run math_rl learning_rate=1e-3", "another run, in a second terminal"),
+        (f"{program} recipes show math_rl", "everything that can be set"),
+        ("README.md", "the first ten minutes in Python, Go and TypeScript"),
+    ]
+    width = max(len(command) for command, _ in next_steps)
     lines = [
         f"report   {files.page}",
         f"curve    {files.curve}",
         f"weights  {history.run.sampler_uri} (in {home})",
-        f"model    {built_directory(MODEL, model_home())}: stays for the next time",
-        f"next     {program} up                                start the suite and keep it",
-        f"         {program} run math_rl learning_rate=1e-3    another run, in a second terminal",
-        f"         {program} recipes show math_rl              everything that can be set",
-        "         README.md                                the first ten minutes in Python, Go and TypeScript",
+        f"model    {built_directory(MODEL, model_home())}: kept for the next time",
+        "try next:",
+        *(f"  {command:<{width}}  {what}" for command, what in next_steps),
     ]
     for line in lines:
         say(console, line)

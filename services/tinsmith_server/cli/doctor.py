@@ -135,10 +135,17 @@ def _settings_of(room: str, config: Path | None) -> Iterator[Setting]:
         yield Setting(
             room=room,
             name=name,
-            value=",".join(value) if isinstance(value, tuple) else str(value),
+            value=_as_set(value),
             origin=loaded.origins[name],
             description=info.description or "",
         )
+
+
+def _as_set(value: object) -> str:
+    """As the environment would set it."""
+    if isinstance(value, tuple):
+        return ",".join(str(part) for part in value)
+    return "" if value is None else str(value)
 
 
 def _suite(state: SuiteState) -> dict[str, str]:

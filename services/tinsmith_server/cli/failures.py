@@ -21,7 +21,8 @@ def lines_of(error: Exception) -> list[str] | None:
     if isinstance(error, ServiceError):
         return [f"{error.message} [{error.reason}]"]
     if isinstance(error, TinsmithError):
-        return [str(error), *(f"  {violation.field}: {violation.description}" for violation in error.violations)]
+        told = [violation for violation in error.violations if violation.description not in error.message]
+        return [str(error), *(f"  {violation.field}: {violation.description}" for violation in told)]
     return None
 
 

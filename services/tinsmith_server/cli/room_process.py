@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 import signal
 import time
 from collections.abc import Callable
@@ -11,8 +10,8 @@ import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tinsmith_server.cli.plan import RoomPlan
-from tinsmith_server.cli.serve import SUPERVISOR
 from tinsmith_server.cli.state import ServiceState
+from tinsmith_server.cli.supervised import supervised
 
 MOST_EARLY_DEATHS = 5
 """So often may a room die before it was ever ready."""
@@ -64,9 +63,10 @@ class RoomProcess:
         while not self._stopping:
             self._process = await self._start()
             self._changed()
-            probing = asyncio.create_task(self._until_ready())
+            listening = asyncio.Event()
             assert self._process.stdout is not None  # a pipe: see _start
-            reading = asyncio.create_task(self._log_output(self._process.stdout))
+            reading = asyncio.create_task(self._log_output(self._process.stdout, listening))
+            probing = asyncio.create_task(self._until_ready(listening))
             code = await self._process.wait()
             deaths = 1 if probing.done() and not probing.cancelled() else deaths + 1
             probing.cancel()
@@ -104,19 +104,21 @@ class RoomProcess:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
-                env={**self.plan.environment, SUPERVISOR: str(os.getpid())},
+                env=supervised(self.plan.environment),
                 # Ctrl-C on the terminal is for the suite, which then stops its rooms in order.
                 start_new_session=True,
             )
 
-    async def _log_output(self, output: asyncio.StreamReader) -> None:
-        """Keeps what the process prints, its announcement too, in the log."""
+    async def _log_output(self, output: asyncio.StreamReader, listening: asyncio.Event) -> None:
+        """Keeps what the process prints in the log. Its first line says that it has its address."""
         with self.plan.log.open("ab") as log:
             async for line in output:
                 log.write(line)
                 log.flush()
+                listening.set()
 
-    async def _until_ready(self) -> None:
+    async def _until_ready(self, listening: asyncio.Event) -> None:
+        await listening.wait()  # before that, another program might answer at the address
         async with grpc.aio.insecure_channel(self.plan.address, options=_PROBE_OPTIONS) as channel:
             health = health_pb2_grpc.HealthStub(channel)
             while not await _is_serving(health):  # noqa: ASYNC110  # there is no event: it is another process

@@ -1,22 +1,17 @@
 """`tinsmith serve`: one room, in this process."""
 
-import ctypes
-import os
-import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tinsmith_server.cli.failures import CommandFailed
-
-SUPERVISOR = "TINSMITH_SUPERVISOR_PID"
-"""Environment of a room that `up` has started: the process with which it ends."""
+from tinsmith_server.cli.supervised import end_with_supervisor
 
 
 def serve(name: str, flags: Sequence[str], config: Path | None, rooms: Mapping[str, str] | None = None) -> int:
     """Serves the room until it is told to stop; returns the exit code. CommandFailed for what the user got wrong."""
     from tinsmith_server.serving import ROOMS, BadSettings, UnknownRoom, find_room, load_settings, run_room
 
-    _end_with_supervisor()
+    end_with_supervisor()
     try:
         definition = find_room(name, rooms or ROOMS)
         loaded = load_settings(definition.settings, name, flags=settings_of(flags), config=config)
@@ -40,15 +35,3 @@ def settings_of(flags: Sequence[str]) -> dict[str, str]:
             value = rest.pop(0)
         values[name.replace("-", "_")] = value
     return values
-
-
-def _end_with_supervisor() -> None:
-    supervisor = os.environ.get(SUPERVISOR)
-    if supervisor is None:
-        return
-    if hasattr(ctypes.CDLL(None), "prctl"):  # Linux; elsewhere a supervisor that is killed leaves its rooms behind
-        from tinsmith_server.serving.launcher import die_with_parent
-
-        die_with_parent()
-    if os.getppid() != int(supervisor):  # it died before we asked
-        os.kill(os.getpid(), signal.SIGTERM)

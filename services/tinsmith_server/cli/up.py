@@ -19,6 +19,7 @@ from tinsmith_server.cli.plan import SuitePlan
 from tinsmith_server.cli.ports import PortChoice, UserSettings
 from tinsmith_server.cli.room_process import RoomFailed, wait_until_gone
 from tinsmith_server.cli.state import process_exists, read_state
+from tinsmith_server.cli.supervised import end_with_supervisor
 from tinsmith_server.cli.supervisor import Supervisor
 
 DEFAULT_BASE_MODELS = ("tinsmith-tiny",)
@@ -27,6 +28,7 @@ _ORPHAN_TIMEOUT_S = 15.0
 
 def up(home: Path, ports: PortChoice, base_models: Sequence[str], config: Path | None, console: Console) -> None:
     """Runs a suite in `home` until it is told to stop. CommandFailed when it can't be started."""
+    end_with_supervisor()
     user = UserSettings.read(config)
     make_folder(home)
     entries = base_models or _named_by(user)

@@ -1,4 +1,4 @@
-"""Canonical shapes of rows. A canonical row is a dict with fixed columns, so that operations work on it like on any row:
+"""Canonical shapes of rows. A canonical row is a dict with fixed columns, so that operations work on it as on any:
 
     PROBLEM       id, messages, answer, metadata
     CONVERSATION  messages
@@ -133,7 +133,7 @@ def _message(item: Any, part: str) -> Row:
     if not isinstance(role, str):
         raise _bad(part, "has a message without a role")
     content = item.get("content", item.get("value"))
-    made = {"role": _ROLES.get(role, role), "content": _content(content, part)}
+    made: Row = {"role": _ROLES.get(role, role), "content": _content(content, part)}
     for name, wanted in (("thinking", "reasoning_content"), ("tool_call_id", "tool_call_id"), ("name", "name")):
         if isinstance(found := item.get(name) or item.get(wanted), str):
             made[name] = found

@@ -62,7 +62,7 @@ def union(parts: Sequence[Sequence[Column]]) -> tuple[Column, ...]:
         known = types.get(column.name, NULL)
         if _kind(known) != _kind(column.type) and NULL not in (known, column.type):
             raise InvalidArgument(
-                f"column {column.name!r} is {known} in one dataset and {column.type} in another; map_fields can rename it",
+                f"column {column.name!r} is {known} in one dataset, {column.type} in another; rename it by map_fields",
                 reason="TYPE_CLASH",
                 metadata={"column": column.name, "first": known, "second": column.type},
             )

@@ -98,7 +98,7 @@ def _is_mean(normalization: Normalization, is_pair: bool) -> bool:
 
 def _needs_one_example(row: int, examples: int) -> InvalidArgument:
     return InvalidArgument(
-        f"row {row} is a pair, and a side of it would become {examples} data because the format rewrites earlier turns; "
+        f"row {row} is a pair, and a side of it becomes {examples} data, as the format rewrites earlier turns; "
         "train on LAST_ASSISTANT_TURN or LAST_ASSISTANT_MESSAGE",
         reason="PAIR_NEEDS_ONE_EXAMPLE",
         metadata={"row": str(row), "examples": str(examples)},

@@ -30,7 +30,7 @@ class Opener:
         self._hub = Hub(mirror=settings.mirror_directory, cache=settings.hub_cache)
 
     def stamp(self, wanted: spec.DatasetSpec) -> tuple[object, ...]:
-        """What changes when the data behind a spec do: size and time of each of its files. Raises what `locate` does."""
+        """What changes when the data behind a spec do: size and time of its files. Raises what `locate` raises."""
         own = _stamps(wanted.source, self._settings)
         nested = [self.stamp(other) for operation in wanted.operations for other in _others(operation)]
         return (*own, *nested)

@@ -1,8 +1,7 @@
-"""The operations of a dataset. Permutations are those of `datasets`: numpy.random.default_rng(seed).permutation(rows)."""
+"""The operations of a dataset. Orders are those of `datasets`: numpy.random.default_rng(seed).permutation(rows)."""
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 import numpy as np
 
@@ -22,17 +21,8 @@ from tinsmith_server.dataset.rows import (
     each_chunk,
     require_columns,
 )
+from tinsmith_server.dataset.sources.hub_stream import HubStream
 from tinsmith_server.serving.errors import FailedPrecondition, InvalidArgument
-
-
-class RowStream(Rows, Protocol):
-    """Rows that come one after the other, of a number not known before their end: `datasets`' IterableDataset."""
-
-    def shuffled(self, seed: int, buffer_size: int) -> "RowStream": ...
-    def taken(self, count: int) -> "RowStream": ...
-    def skipped(self, count: int) -> "RowStream": ...
-    def filtered(self, keep: Callable[[Row, int], bool]) -> "RowStream": ...
-    def mapped(self, names: Sequence[str], make: Callable[[Row], Row]) -> "RowStream": ...
 
 
 def permutation(seed: int, length: int) -> Indices:
@@ -61,8 +51,8 @@ def apply(rows: Rows, operation: spec.Operation, *, others: Sequence[Rows], filt
     changed = _of_each_row(rows, operation)
     if changed is not None:
         return changed
-    if hasattr(rows, "shuffled"):
-        return _of_stream(rows, operation, filter_timeout_s)
+    if isinstance(rows, HubStream):
+        return _of_stream(rows, operation)
     length = length_of(rows, operation)
     match operation:
         case spec.Filter():
@@ -85,7 +75,7 @@ def length_of(rows: Rows, operation: spec.Operation) -> int:
     if rows.length is not None:
         return rows.length
     name = type(operation).__name__
-    is_stream = hasattr(rows, "shuffled")
+    is_stream = isinstance(rows, HubStream)
     raise FailedPrecondition(
         f"{name} needs to know the number of rows; "
         + ("a streaming dataset does not tell: set streaming to false" if is_stream else "put a take before it"),
@@ -103,8 +93,9 @@ def _of_each_row(rows: Rows, operation: spec.Operation) -> Rows | None:
         case spec.MapFields():
             return _with_fields(rows, operation)
         case spec.Canonicalize():
+            make = canonicalizer(operation, rows.names)
             require_columns(rows, [first_column(path) for _, path in operation.columns])
-            return _mapped(rows, SHAPE_COLUMNS[operation.shape], canonicalizer(operation, rows.names))
+            return _mapped(rows, SHAPE_COLUMNS[operation.shape], make)
         case _:
             return None
 
@@ -122,10 +113,10 @@ def _with_fields(rows: Rows, operation: spec.MapFields) -> Rows:
 
 
 def _mapped(rows: Rows, names: Sequence[str], make: Callable[[Row], Row]) -> Rows:
-    return rows.mapped(names, make) if hasattr(rows, "mapped") else MappedRows(rows, names, make)
+    return rows.mapped(names, make) if isinstance(rows, HubStream) else MappedRows(rows, names, make)
 
 
-def _of_stream(rows: RowStream, operation: spec.Operation, filter_timeout_s: float) -> Rows:
+def _of_stream(rows: HubStream, operation: spec.Operation) -> Rows:
     match operation:
         case spec.Shuffle():
             permutation(operation.seed, 0)  # raises for a seed that will not do
@@ -135,7 +126,8 @@ def _of_stream(rows: RowStream, operation: spec.Operation, filter_timeout_s: flo
         case spec.Skip():
             return rows.skipped(operation.count)
         case spec.Filter():
-            return rows.filtered(predicate(operation.expression, timeout_s=filter_timeout_s))
+            # A stream is filtered a batch at a time, by whoever reads it: there is no whole to bound.
+            return rows.filtered(predicate(operation.expression, timeout_s=math.inf))
         case _:
             length_of(rows, operation)
             raise AssertionError("a stream has no length")

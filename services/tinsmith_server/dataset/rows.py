@@ -97,9 +97,9 @@ class SelectedRows:
 
     def __init__(self, inner: Rows, indices: Indices) -> None:
         # A selection of a selection is a selection: reading costs one step however many there were.
-        self._inner, self._indices = (
-            (inner._inner, inner._indices[indices]) if isinstance(inner, SelectedRows) else (inner, indices)
-        )
+        selection = inner if isinstance(inner, SelectedRows) else None
+        self._inner: Rows = inner if selection is None else selection._inner
+        self._indices: Indices = indices if selection is None else selection._indices[indices]
         self.length = len(indices)
 
     @property

@@ -67,9 +67,7 @@ class DatasetService(pb_grpc.DatasetServiceServicer):
         start = await _start(requests)
         reader = await self._reader(start.dataset, start.batching)
         reader.check(start.cursor.fingerprint)
-        batches = stream_batches(
-            reader, start=start.cursor.batch, credit=start.credit, grants=_grants(requests)
-        )
+        batches = stream_batches(reader, start=start.cursor.batch, credit=start.credit, grants=_grants(requests))
         async with aclosing(batches):
             async for found in batches:
                 batch = wire.batch(found, reader.dataset.shape, reader.fingerprint)

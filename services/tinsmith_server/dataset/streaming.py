@@ -1,7 +1,7 @@
 """A stream of batches that is never further ahead than its reader allows."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 
 from tinsmith_server.dataset.batching import RowBatch
 from tinsmith_server.dataset.credit import Credit
@@ -13,7 +13,7 @@ DEFAULT_CREDIT = 4
 
 async def stream_batches(
     reader: BatchReader, *, start: int, credit: int, grants: AsyncIterator[int]
-) -> AsyncIterator[RowBatch]:
+) -> AsyncGenerator[RowBatch, None]:
     """Batches from `start` to the last, each when there is credit for it; `grants` brings more.
 
     FailedPrecondition with reason CREDIT_EXHAUSTED when the reader closed its side and the data have not ended;

@@ -1,7 +1,7 @@
 """The dataset service's messages and its domain, one into the other."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from google.protobuf.message import Message
@@ -14,7 +14,7 @@ from tinsmith_server.dataset import spec
 from tinsmith_server.dataset.batching import RowBatch
 from tinsmith_server.dataset.canonical import FIRST, SECOND
 from tinsmith_server.dataset.columns import Column
-from tinsmith_server.dataset.datums import Datums, DatumFormat, Normalization
+from tinsmith_server.dataset.datums import DatumFormat, Datums, Normalization
 from tinsmith_server.dataset.renderers import wire as renderer_wire
 from tinsmith_server.dataset.renderers.messages import Conversation
 from tinsmith_server.dataset.rows import Row, RowShape
@@ -44,9 +44,7 @@ def _variant(message: Message, oneof: str, readers: Mapping[str, Callable[[Any],
 
 
 def _catalogue(message: spec_pb2.CatalogueSource) -> spec.CatalogueSource:
-    return spec.CatalogueSource(
-        name=message.name, split=message.split, options=tuple(sorted(message.options.items()))
-    )
+    return spec.CatalogueSource(name=message.name, split=message.split, options=tuple(sorted(message.options.items())))
 
 
 def _hub(message: spec_pb2.HubSource) -> spec.HubSource:
@@ -73,9 +71,19 @@ def _canonicalize(message: spec_pb2.Canonicalize) -> spec.Canonicalize:
     return spec.Canonicalize(
         shape=RowShape(message.shape),
         columns=tuple(sorted(message.columns.items())),
-        few_shot=tuple((turn.role, turn.content) for turn in message.few_shot),
+        few_shot=tuple(map(_few_shot_turn, message.few_shot)),
         question_suffix=message.question_suffix,
     )
+
+
+def _few_shot_turn(message: message_pb2.Message) -> tuple[str, str]:
+    if message.parts or message.tool_calls:
+        raise InvalidArgument(
+            "a turn of few_shot has parts or tool calls; it can have a role and a content",
+            reason="INVALID_REQUEST",
+            violations=[("canonicalize.few_shot", "must be text")],
+        )
+    return message.role, message.content
 
 
 _SOURCES: Mapping[str, Callable[[Any], spec.Source]] = {
@@ -256,9 +264,7 @@ def _sides(pair: row_pb2.PreferencePair, field: str) -> list[Conversation]:
         )
     answers = (pair.first, pair.second) if pair.label == FIRST else (pair.second, pair.first)
     return [
-        renderer_wire.conversation(
-            field, message_pb2.Conversation(messages=[*pair.prompt.messages, *answer.messages])
-        )
+        renderer_wire.conversation(field, message_pb2.Conversation(messages=[*pair.prompt.messages, *answer.messages]))
         for answer in answers
     ]
 
@@ -282,5 +288,3 @@ def _unknown_number(field: str, number: int) -> InvalidArgument:
     return InvalidArgument(
         f"{field} {number} is not known", reason="INVALID_REQUEST", violations=[(field, "is not known")]
     )
-
-

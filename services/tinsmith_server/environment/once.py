@@ -3,16 +3,9 @@
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-
-
-@dataclass(kw_only=True, slots=True)
-class _Work:
-    task: "asyncio.Task[Any]"
-    waiting: int = 0
 
 
 class AnswersOnce:
@@ -20,36 +13,29 @@ class AnswersOnce:
 
     def __init__(self, remembered: int) -> None:
         self._remembered = remembered
-        self._works: OrderedDict[str, _Work] = OrderedDict()
+        self._tasks: OrderedDict[str, asyncio.Task[Any]] = OrderedDict()
 
     async def answer(self, request_id: str, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """What `work` returns, or returned when the id was first seen. Without an id it is always done.
 
-        When every caller has gone away before it was done, the work is cancelled.
+        Work that has begun goes on when its caller goes away: what half of it has changed could not be taken back,
+        and a repeat wants its answer.
         """
-        if not request_id:
-            return await work()
-        begun = self._works.get(request_id) or self._begin(request_id, work)
-        begun.waiting += 1
-        try:
-            return await asyncio.shield(begun.task)
-        finally:
-            begun.waiting -= 1
-            if not (begun.waiting or begun.task.done()):
-                self._works.pop(request_id, None)
-                begun.task.cancel()
+        task = self._tasks.get(request_id) or self._begin(request_id, work)
+        return await asyncio.shield(task)
 
-    def _begin(self, request_id: str, work: Callable[[], Coroutine[Any, Any, Any]]) -> _Work:
-        begun = self._works[request_id] = _Work(task=asyncio.create_task(work()))
-        begun.task.add_done_callback(lambda task: self._settle(request_id, task))
-        return begun
+    def _begin(self, request_id: str, work: Callable[[], Coroutine[Any, Any, T]]) -> "asyncio.Task[T]":
+        task = asyncio.create_task(work())
+        if request_id:
+            self._tasks[request_id] = task
+        task.add_done_callback(lambda task: self._settle(request_id, task))
+        return task
 
     def _settle(self, request_id: str, task: "asyncio.Task[Any]") -> None:
-        begun = self._works.get(request_id)
-        if begun is not None and begun.task is task and (task.cancelled() or task.exception() is not None):
-            del self._works[request_id]
-        while len(self._works) > self._remembered:
-            oldest = next((key for key, item in self._works.items() if item.task.done()), None)
+        if task.cancelled() or task.exception() is not None:
+            self._tasks.pop(request_id, None)
+        while len(self._tasks) > self._remembered:
+            oldest = next((key for key, other in self._tasks.items() if other.done()), None)
             if oldest is None:
                 return
-            del self._works[oldest]
+            del self._tasks[oldest]

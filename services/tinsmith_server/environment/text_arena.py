@@ -14,7 +14,7 @@ from tinsmith_server.environment.text_arena_setup import SERVED, TextArenaSetup,
 
 _log = logging.getLogger(__name__)
 
-_GAMES_AT_A_TIME = 16  # about a millisecond of the event loop; then other calls have their turn
+_GAMES_AT_A_TIME = 16  # one or two milliseconds of the event loop; then other calls have their turn
 _NOT_INSTALLED = "textarena is not installed: pip install 'tinsmith-server[environment]'"
 
 
@@ -80,5 +80,5 @@ def _play(match: Match, text: str) -> Outcome:
 
 
 async def _let_others_in(place: int) -> None:
-    if place % _GAMES_AT_A_TIME == _GAMES_AT_A_TIME - 1:
+    if place % _GAMES_AT_A_TIME == 0:
         await asyncio.sleep(0)

@@ -74,18 +74,18 @@ class Atoms(Cursor, ABC):
 
     def atom(self) -> Expression:
         kind, text = self.next.kind, self.take()
-        with self.nested():
-            match kind:
-                case Kind.NUMBER:
-                    return _number(text)
-                case Kind.WORD:
-                    return self._named(text)
-                case Kind.COMMAND:
-                    return self._commanded(text)
-                case Kind.SIGN:
+        match kind:
+            case Kind.NUMBER:
+                return _number(text)
+            case Kind.WORD:
+                return self._named(text)
+            case Kind.COMMAND:
+                return self._commanded(text)
+            case Kind.SIGN:
+                with self.nested():
                     return self._bracketed(text)
-                case _:
-                    raise NotParsed("it ends too early")
+            case _:
+                raise NotParsed("it ends too early")
 
     def _bracketed(self, opening: str) -> Expression:
         if opening == "|":
@@ -109,7 +109,8 @@ class Atoms(Cursor, ABC):
     def _set(self) -> Expression:
         if self.takes("}"):
             return Group(*_SET, ())
-        items = self.items()
+        with self.nested():
+            items = self.items()
         if not (self.next.kind is Kind.COMMAND and self.take() == "}"):
             raise NotParsed("a set is not closed")
         return Group(*_SET, items)
@@ -145,7 +146,8 @@ class Atoms(Cursor, ABC):
             return Constant(_CONSTANTS[name])
         if name in _FENCES:
             closing, operation = _FENCES[name]
-            inner = self.sum()
+            with self.nested():
+                inner = self.sum()
             self.expect(closing)
             return self.apply(operation, inner)
         match name:
@@ -197,7 +199,8 @@ class Atoms(Cursor, ABC):
             return self.atom()
         if not (self.starts_atom() or self.sees("-")):
             raise NotParsed("a function without an argument")
-        argument = self.signed_factor()
+        with self.nested():
+            argument = self.signed_factor()
         while self.starts_atom() and self.next.text not in (*FUNCTIONS, "("):
             argument = self.apply("multiply", argument, self.factor())
         return argument

@@ -48,8 +48,8 @@ def proportional(left: sympy.Expr, right: sympy.Expr, *, positive: bool) -> bool
 
 
 def _close(left: sympy.Expr, right: sympy.Expr, difference: sympy.Expr, relative_tolerance: float) -> bool:
-    values = [_value(value, {}) for value in (left, right, difference)]
-    if any(value is None for value in values):
+    values = _values((left, right, difference), {})
+    if values is None:
         return False
     sizes = [abs(value) for value in values]
     return bool(sizes[2] <= relative_tolerance * max(sizes[0], sizes[1]))
@@ -58,18 +58,22 @@ def _close(left: sympy.Expr, right: sympy.Expr, difference: sympy.Expr, relative
 def _zero_everywhere(difference: sympy.Expr, left: sympy.Expr, right: sympy.Expr) -> bool:
     tried = 0
     for point in _points(sorted(difference.free_symbols, key=str)):
-        sizes = [_value(value, point) for value in (left, right)]
-        if any(value is None for value in sizes):
+        values = _values((left, right, difference), point)
+        if values is None:
             continue
-        if min(point.values(), default=1) < 0 and not all(value.is_real for value in sizes):
+        at_left, at_right, remains = values
+        if min(point.values(), default=1) < 0 and not (at_left.is_real and at_right.is_real):
             continue  # a root or a logarithm of a negative number: another branch is not another answer
-        remains = _value(difference, point)
-        if remains is None:
-            continue
         tried += 1
-        if abs(remains) > _ZERO * max(1, *map(abs, sizes)):
+        if abs(remains) > _ZERO * max(1, abs(at_left), abs(at_right)):
             return False
     return tried > 0
+
+
+def _values(expressions: Sequence[sympy.Expr], point: dict[sympy.Symbol, sympy.Rational]) -> list[sympy.Expr] | None:
+    """The values at a point, if all of them have one."""
+    found = [_value(expression, point) for expression in expressions]
+    return None if any(value is None for value in found) else found
 
 
 def _points(variables: Sequence[sympy.Symbol]) -> Iterator[dict[sympy.Symbol, sympy.Rational]]:

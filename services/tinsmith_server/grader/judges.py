@@ -45,6 +45,7 @@ _WARM_UP = (
 _EXPECTED_PROBLEMS: Mapping[type[BaseException], Reason] = {
     MemoryError: Reason.MEMORY,
     RecursionError: Reason.TOO_COMPLEX,
+    OverflowError: Reason.TOO_COMPLEX,
 }
 
 

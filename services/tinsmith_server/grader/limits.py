@@ -6,12 +6,14 @@ Variables count as small numbers.
 
 import math
 
-from tinsmith_server.grader.expression import Apply, Expression, Number, TooComplex, children
+from tinsmith_server.grader.approximation import magnitude
+from tinsmith_server.grader.expression import Apply, Expression, Number, Symbol, TooComplex, children
 
 MOST_BITS = 20_000
 LARGEST_FACTORIAL = 2000
 LARGEST_CHOICE = 5000
 _SMALL = 4.0
+_GROWING = ("power", "exp", "factorial", "binomial")
 
 
 def check_size(expression: Expression) -> None:
@@ -36,33 +38,26 @@ def _bits(expression: Expression) -> float:
 
 def _bits_of(expression: Apply) -> float:
     arguments = expression.arguments
+    sizes = [_bits(argument) for argument in arguments]
+    known = [argument for argument in arguments if not _has_symbol(argument)]
+    if expression.operation not in _GROWING or arguments[-1] not in known:
+        return sum(sizes) + 1.0  # a power with a variable above stays one: nothing is multiplied out
     match expression.operation:
         case "power":
-            return _bits(arguments[0]) * max(_largest(arguments[1]), 1.0)
+            return sizes[0] * max(magnitude(arguments[1]), 1.0)
         case "exp":
-            return 2.0 * max(_largest(arguments[0]), 1.0)
+            return 2.0 * max(magnitude(arguments[0]), 1.0)
         case "factorial":
-            return _bits_of_factorial(_largest(arguments[0]), LARGEST_FACTORIAL)
-        case "binomial":
-            return min(_bits_of_factorial(_largest(arguments[0]), LARGEST_CHOICE), _SMALL * LARGEST_CHOICE)
+            return _bits_of_factorial(magnitude(arguments[0]), LARGEST_FACTORIAL)
         case _:
-            return sum(map(_bits, arguments)) + 1.0
+            return _bits_of_factorial(max(map(magnitude, known)), LARGEST_CHOICE)
+
+
+def _has_symbol(expression: Expression) -> bool:
+    return isinstance(expression, Symbol) or any(map(_has_symbol, children(expression)))
 
 
 def _bits_of_factorial(argument: float, largest: int) -> float:
     if argument > largest:
         raise TooComplex(f"a factorial or a binomial of more than {largest}")
     return min(argument * math.log2(max(argument, 2.0)), MOST_BITS)
-
-
-def _largest(expression: Expression) -> float:
-    """A bound of the absolute value."""
-    if isinstance(expression, Number):
-        return float(min(abs(expression.value), 1 << 64))
-    if isinstance(expression, Apply) and expression.operation == "negate":
-        return _largest(expression.arguments[0])
-    if isinstance(expression, Apply) and expression.operation == "divide":
-        over, under = expression.arguments
-        if isinstance(over, Number) and isinstance(under, Number) and under.value:
-            return float(min(abs(over.value / under.value), 1 << 64))
-    return 2.0 ** min(_bits(expression), 64.0)

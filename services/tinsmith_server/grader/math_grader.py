@@ -8,7 +8,7 @@ from tinsmith_server.grader.grade import Grade, Reason, Stage, grade_of
 from tinsmith_server.grader.grader import Job, Judge, Pending, Verdict
 from tinsmith_server.grader.lexer import MOST_CHARS
 from tinsmith_server.grader.normalize import Normalized, normalize
-from tinsmith_server.grader.plain_numbers import PlainNumber, numbers_agree, plain_number
+from tinsmith_server.grader.plain_numbers import numbers_agree, plain_number
 from tinsmith_server.grader.spec import MathMode, MathSpec
 
 _REMEMBERED = 4096
@@ -80,9 +80,10 @@ class MathGrader:
 
     def _as_text(self, extracted: str, reference: str) -> Grade | None:
         """Compares plain numbers and normal spellings; None when that does not decide."""
-        numbers = _plain_number(extracted), _plain_number(reference)
-        if numbers[0] is not None and numbers[1] is not None and "%" not in extracted + reference:
-            return self._as_numbers(*numbers, extracted)  # what most answers are; their normal spelling costs more
+        if "%" not in extracted and "%" not in reference:
+            as_numbers = self._as_numbers(extracted, reference, extracted)
+            if as_numbers is not None:
+                return as_numbers  # what most answers are; their normal spelling takes longer to find
         left, right = self._normalized(extracted), self._normalized(reference)
         if self._spec.strict_units and left.unit != right.unit:
             return grade_of(Reason.DIFFERENT, Stage.NORMALIZED, extracted=extracted, message="units differ")
@@ -90,10 +91,12 @@ class MathGrader:
             return grade_of(Reason.DIFFERENT, Stage.NORMALIZED, extracted=extracted)
         if left.text == right.text:
             return grade_of(Reason.EQUAL, Stage.NORMALIZED, extracted=extracted)
-        numbers = _plain_number(left.text), _plain_number(right.text)
-        return None if numbers[0] is None or numbers[1] is None else self._as_numbers(*numbers, extracted)
+        return self._as_numbers(left.text, right.text, extracted)
 
-    def _as_numbers(self, left: PlainNumber, right: PlainNumber, extracted: str) -> Grade:
+    def _as_numbers(self, left_text: str, right_text: str, extracted: str) -> Grade | None:
+        left, right = _plain_number(left_text), _plain_number(right_text)
+        if left is None or right is None:
+            return None
         agree = numbers_agree(left, right, relative_tolerance=self._spec.relative_tolerance)
         return grade_of(Reason.EQUAL if agree else Reason.DIFFERENT, Stage.NUMERIC, extracted=extracted)
 

@@ -13,7 +13,7 @@ from typing import Any
 import sympy
 import sympy.parsing.sympy_parser
 import sympy.physics.units  # `simplify` imports it when first called, and it reads names of its own as text
-from latex2sympy2_extended import NormalizationConfig
+from latex2sympy2_extended import NormalizationConfig  # type: ignore[import-untyped]
 from math_verify import LatexExtractionConfig, parse, verify
 
 from tinsmith_server.grader.cursor import MOST_NESTING

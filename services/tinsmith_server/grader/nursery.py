@@ -20,7 +20,9 @@ from tinsmith_server.grader.worker import work
 COMMAND = struct.Struct("!cq")
 """A letter and a process id: SPAWN comes with the file descriptor of a socket for the new worker."""
 SPAWN, KILL = b"S", b"K"
-_RECURSION_LIMIT = 3000
+_UNUSED = ("numpy", "scipy")
+"""What sympy uses where it is installed: it must change no grade, and numpy starts threads, which a worker may not."""
+RECURSION_LIMIT = 3000
 """Enough for what the limits of the parser let through; more could overflow the stack of the interpreter itself."""
 
 
@@ -30,7 +32,9 @@ def main() -> None:
     descriptor, judge, memory_bytes = sys.argv[1:]
     control = socket.socket(fileno=int(descriptor))
     without_network = leave_network()
-    sys.setrecursionlimit(_RECURSION_LIMIT)
+    sys.setrecursionlimit(RECURSION_LIMIT)
+    for name in _UNUSED:
+        sys.modules[name] = None  # type: ignore[assignment]  # makes an import of it fail
     compare = load(Judge(judge))
     gc.freeze()  # so that collections in the workers do not copy the pages they share
     _serve(control, compare, Limits(memory_bytes=int(memory_bytes)), without_network)

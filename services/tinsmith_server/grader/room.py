@@ -34,7 +34,7 @@ class GraderRoom:
         grading = Grading(self.pools, max_waiting=self._settings.max_waiting)
         reader = RequestReader(self._settings)
         service = GraderService(grading, reader, stream_window=self._settings.stream_window)
-        pb_grpc.add_GraderServiceServicer_to_server(service, server)  # type: ignore[no-untyped-call]
+        pb_grpc.add_GraderServiceServicer_to_server(service, server)
 
     async def start(self) -> None:
         """Starts the symbolic workers; those of math-verify start with the first item that asks for them."""

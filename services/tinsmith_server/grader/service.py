@@ -29,13 +29,13 @@ class GraderService(pb_grpc.GraderServiceServicer):
 
     async def Grade(self, request: pb.GradeRequest, context: "Context") -> pb.GradeResponse:
         wanted = self._reader.batch(request)
-        results: list[pb.GradeResult | None] = [None] * len(wanted.items)
+        results: dict[int, pb.GradeResult] = {}
 
         def deliver(place: int, grade: Grade, milliseconds: float) -> None:
             results[place] = wire.grade_result(wanted.ids[place], grade, milliseconds)
 
         await self._grading.grade(wanted.items, wanted.timeout_s, deliver)
-        return pb.GradeResponse(results=results)
+        return pb.GradeResponse(results=[results[place] for place in range(len(wanted.items))])
 
     async def GradeStream(
         self, request_iterator: AsyncIterator[pb.GradeStreamRequest], context: "Context"

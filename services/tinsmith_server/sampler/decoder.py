@@ -77,25 +77,40 @@ def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     return (x32 * mean_square.add_(epsilon).rsqrt_()).to(x.dtype) * weight
 
 
-def prefill(weights: Weights, shape: Shape, rotary: Rotary, tokens_PT: Tensor) -> tuple[Tensor, list[LayerCache]]:
-    """Reads prompts padded on the right. Returns hidden states [P, T, d] and the KV cache of each layer.
+def prefill(
+    weights: Weights, shape: Shape, rotary: Rotary, tokens_PT: Tensor, last_P: Tensor | None
+) -> tuple[Tensor, list[LayerCache]]:
+    """Reads prompts padded on the right. Returns hidden states and the KV cache of each layer.
 
-    Padding on the right needs no mask: under the causal mask no token sees what stands behind it, and the
-    cache's owner hides the padding from later tokens.
+    The hidden states are those of all places, [P * T, d]; given `last_P`, the place of each prompt's last token, only
+    those, [P, d], and the last layer works for no others. Padding on the right needs no mask: under the causal mask no
+    token sees what stands behind it, and the cache's owner hides the padding from later tokens.
     """
     prompts, length = tokens_PT.shape
     x = weights.embedding[tokens_PT.reshape(-1)]
     here = rotary.at(torch.arange(length, device=x.device).repeat(prompts))
     caches = []
     for layer in weights.layers:
-        query, key, value = _qkv(layer, shape, here, x)
-        query_PHTD, key_PHTD, value_PHTD = (
-            part.view(prompts, length, -1, shape.head_size).transpose(1, 2) for part in (query, key, value)
+        query, key, value = (
+            part.view(prompts, length, -1, shape.head_size).transpose(1, 2) for part in _qkv(layer, shape, here, x)
         )
-        attended = F.scaled_dot_product_attention(query_PHTD, key_PHTD, value_PHTD, is_causal=True, enable_gqa=True)
-        x = _finish(layer, shape, x, attended.transpose(1, 2).reshape(prompts * length, -1))
-        caches.append(LayerCache.of_prompt(key_PHTD, value_PHTD))
-    return rms_norm(x, weights.norm, shape.norm_epsilon).view(prompts, length, -1), caches
+        caches.append(LayerCache.of_prompt(key, value))
+        if last_P is not None and layer is weights.layers[-1]:
+            attended = _attend_from(last_P, query, key, value)
+            x = x[torch.arange(prompts, device=x.device) * length + last_P]
+        else:
+            attended = F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
+        x = _finish(layer, shape, x, attended.transpose(1, 2).reshape(len(x), -1))
+    return rms_norm(x, weights.norm, shape.norm_epsilon), caches
+
+
+def _attend_from(places_P: Tensor, query_PHTD: Tensor, key_PHTD: Tensor, value_PHTD: Tensor) -> Tensor:
+    """Causal attention from one place of each prompt, [P, H, 1, D]."""
+    prompts, _, length, _ = key_PHTD.shape
+    everywhere = torch.arange(length, device=places_P.device)
+    seen_P11T = (everywhere <= places_P[:, None])[:, None, None]
+    query_PH1D = query_PHTD[torch.arange(prompts, device=places_P.device), :, places_P][:, :, None]
+    return F.scaled_dot_product_attention(query_PH1D, key_PHTD, value_PHTD, attn_mask=seen_P11T, enable_gqa=True)
 
 
 def decode(

@@ -159,29 +159,27 @@ class LlamaBatch:
         self._answered = 0
 
     def prefill(self) -> Iterator[None]:
-        last, kept, starts, caches = [], [], [], []
+        hidden, starts, caches = [], [], []
         laid = 0
         for start, stop in _pieces([len(prompt) for prompt in self._prompts], self._model.prefill_tokens):
             tokens_PT = pad_sequence(self._prompts[start:stop], batch_first=True)
             rotary = self._model.rotary(tokens_PT.shape[1])
-            hidden_PTd, layers = decoder.prefill(self._weights, self._model.shape, rotary, tokens_PT)
-            begins_P = torch.arange(stop - start, device=tokens_PT.device) * tokens_PT.shape[1]
-            hidden_Nd = hidden_PTd.flatten(0, 1)
-            last.append(hidden_Nd[begins_P + self._lengths_P[start:stop] - 1])
+            last_P = None if self._keep_positions else self._lengths_P[start:stop] - 1
+            hidden_Nd, layers = decoder.prefill(self._weights, self._model.shape, rotary, tokens_PT, last_P)
+            hidden.append(hidden_Nd)
             if self._keep_positions:
-                kept.append(hidden_Nd)
-                starts.append(begins_P + laid)
+                starts.append(torch.arange(stop - start, device=tokens_PT.device) * tokens_PT.shape[1] + laid)
                 laid += len(hidden_Nd)
             else:
                 caches.append(layers)
             yield
-        self._last_Pd = torch.cat(last)
+        self._hidden_Nd = torch.cat(hidden)
         if self._keep_positions:
-            self._hidden_Nd, self._starts_P = torch.cat(kept), torch.cat(starts)
+            self._starts_P = torch.cat(starts)
         self._caches = [LayerCache.join(list(parts)) for parts in zip(*caches, strict=True)]
 
     def last_logits(self) -> Tensor:
-        return self._weights.head(self._last_Pd).float()
+        return self._weights.head(self._hidden_Nd).float()
 
     def logits_at(self, prompts_N: Tensor, positions_N: Tensor) -> Tensor:
         return self._weights.head(self._hidden_Nd[self._starts_P[prompts_N] + positions_N]).float()
@@ -219,7 +217,7 @@ class LlamaBatch:
         self._prompt_mask = None
         if bool((self._lengths_P < padded).any()):
             beyond = torch.arange(padded, device=self._lengths_P.device) >= self._lengths_P[:, None]
-            mask = torch.zeros(beyond.shape, dtype=self._last_Pd.dtype, device=beyond.device)
+            mask = torch.zeros(beyond.shape, dtype=self._hidden_Nd.dtype, device=beyond.device)
             self._prompt_mask = mask.masked_fill_(beyond, float("-inf"))[:, None]
 
 

@@ -9,6 +9,9 @@ from tinsmith_server.sampler.ragged import Ragged
 from tinsmith_server.sampler.request import LogprobsRequest, SampleRequest, SamplingParams
 from tinsmith_server.serving.errors import InvalidArgument
 
+_MOST_TOP_ENTRIES = 1 << 25
+"""Most entries of likeliest tokens in one answer; each takes 8 bytes, and several copies of them while it is made."""
+
 
 def check_sample(model: CausalModel, request: SampleRequest, max_answers: int) -> None:
     """Raises InvalidArgument for a request that can't be sampled."""
@@ -30,11 +33,15 @@ def check_sample(model: CausalModel, request: SampleRequest, max_answers: int) -
             f"{len(request.seeds)} seeds for {len(request.prompts)} prompts; send one a prompt, one for all or none",
         )
     _check_params(model, request.params)
+    longest = min(request.params.max_tokens, model.context)
+    _check_top("top_logprobs", request.top_logprobs, answers * longest)
+    _check_top("top_prompt_logprobs", request.top_prompt_logprobs, len(request.prompts.values))
 
 
 def check_logprobs(model: CausalModel, request: LogprobsRequest) -> None:
     """Raises InvalidArgument for sequences or targets that can't be judged."""
     _check_rows(model, "sequences", request.sequences, model.context)
+    _check_top("top_logprobs", request.top_logprobs, len(request.sequences.values))
     if request.targets is None:
         return
     if not np.array_equal(request.targets.offsets, request.sequences.offsets):
@@ -61,6 +68,18 @@ def _check_params(model: CausalModel, params: SamplingParams) -> None:
         for token in tokens:
             if not 0 <= token < model.vocabulary:
                 raise _out_of_vocabulary(model, field, token)
+
+
+def _check_top(field: str, top: int, positions: int) -> None:
+    if top * positions > _MOST_TOP_ENTRIES:
+        raise _invalid(
+            "TOO_MANY_LOGPROBS",
+            field,
+            f"the {top} likeliest tokens at up to {positions} positions are more than {_MOST_TOP_ENTRIES} entries; "
+            "ask for fewer, or in several calls",
+            positions=positions,
+            limit=_MOST_TOP_ENTRIES,
+        )
 
 
 def _check_rows(model: CausalModel, field: str, rows: Ragged, longest: int) -> None:

@@ -61,7 +61,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         kind = "_".join("stream" if s else "unary" for s in (handler.request_streaming, handler.response_streaming))
         wrap = self._streaming if inspect.isasyncgenfunction(inner) else self._single
         make = getattr(grpc, f"{kind}_rpc_method_handler")
-        behaviour = wrap(method, inner, _check_of(handler))
+        behaviour = wrap(method, inner, _check_of(handler, inner))
         return make(
             behaviour,
             request_deserializer=handler.request_deserializer,
@@ -145,15 +145,11 @@ class _Call:
         self._interceptor.report(self._method, self._code, time.monotonic() - self._began)
 
 
-def _check_of(handler: Handler) -> Callable[[Any], Any]:
+def _check_of(handler: Handler, inner: Callable[..., Any]) -> Callable[[Any], Any]:
     """What looks at the requests of a handler. A proxy's bytes go by: the service behind it looks at them."""
-    if handler.request_deserializer is None:
+    if handler.request_deserializer is None or getattr(inner, "checks_request", False):
         return lambda request: request
     return _checked if handler.request_streaming else _check
-
-
-def _unchecked(request: Any) -> Any:
-    return request
 
 
 def _check(request: Any) -> Any:

@@ -20,6 +20,9 @@ DETAILS_KEY = "grpc-status-details-bin"
 
 _log = logging.getLogger(__name__)
 
+_LONGEST_MESSAGE, _LONGEST_VALUE, _MOST_VIOLATIONS = 1000, 400, 8
+"""A status travels in trailers, of which clients take 8 kB: a caller's own long text in it must not break them."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CallStatus:
@@ -45,11 +48,11 @@ def status_of(error: Exception, method: str) -> CallStatus:
     if isinstance(error, ServiceError):
         violations = error.violations
         details = _details(error.reason, dict(error.metadata), violations, error.retry_after_s)
-        return CallStatus(code=error.code, message=error.message, details=details)
+        return CallStatus(code=error.code, message=_cut(error.message, _LONGEST_MESSAGE), details=details)
     if isinstance(error, TinsmithError):
         violations = tuple((item.field, item.description) for item in error.violations)
         details = _details(error.reason or error.code.name, dict(error.metadata), violations, error.retry_after_s)
-        return CallStatus(code=error.code, message=error.message, details=details)
+        return CallStatus(code=error.code, message=_cut(error.message, _LONGEST_MESSAGE), details=details)
     if isinstance(error, NotImplementedError):  # what generated servicers raise for a method that has no code
         message = f"{method.rpartition('/')[2]} is not implemented yet; the README's status table says what is"
         details = _details("NOT_IMPLEMENTED", {"method": method}, (), None)
@@ -65,12 +68,22 @@ def status_of(error: Exception, method: str) -> CallStatus:
 def _details(
     reason: str, metadata: dict[str, str], violations: Sequence[tuple[str, str]], retry_after_s: float | None
 ) -> list[Message]:
-    details: list[Message] = [ErrorInfo(reason=reason, domain=DOMAIN, metadata=metadata)]
+    short = {name: _cut(value, _LONGEST_VALUE) for name, value in metadata.items()}
+    details: list[Message] = [ErrorInfo(reason=reason, domain=DOMAIN, metadata=short)]
     if violations:
-        items = [BadRequest.FieldViolation(field=field, description=text) for field, text in violations]
+        items = [
+            BadRequest.FieldViolation(field=_cut(field, _LONGEST_VALUE), description=_cut(text, _LONGEST_VALUE))
+            for field, text in violations[:_MOST_VIOLATIONS]
+        ]
         details.append(BadRequest(field_violations=items))
     if retry_after_s is not None:
         delay = Duration()
         delay.FromNanoseconds(int(retry_after_s * 1e9))
         details.append(RetryInfo(retry_delay=delay))
     return details
+
+
+def _cut(text: str, most_bytes: int) -> str:
+    """A text that is at most so long in UTF-8, never ending in half a character."""
+    encoded = text.encode(errors="replace")
+    return text if len(encoded) <= most_bytes else encoded[: most_bytes - 3].decode(errors="ignore") + "…"

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from tinsmith_server.trainer.layout import Grid, MicroBatch
 from tinsmith_server.trainer.linear import Linear
+from tinsmith_server.trainer.rms_norm import rms_norm
 
 _SHORT_ROW = 64
 """Up to this many keys plain matrix products beat torch's fused attention on a CPU, where its blocks stay empty."""
@@ -80,15 +81,15 @@ class GridTensors:
 
     @classmethod
     def of(cls, grid: Grid, like: Tensor) -> "GridTensors":
+        queries_RQ = torch.from_numpy(grid.queries_RQ).to(like.device)
+        keys_RK = torch.from_numpy(grid.keys_RK).to(like.device)
         mask = None
         if grid.visible_RQK is not None:
             hidden = torch.from_numpy(~grid.visible_RQK).to(like.device)
             mask = like.new_zeros(hidden.shape).masked_fill_(hidden, -math.inf)[:, None]
-        return cls(
-            queries_RQ=torch.from_numpy(grid.queries_RQ).to(like.device),
-            keys_RK=torch.from_numpy(grid.keys_RK).to(like.device),
-            mask_R1QK=mask,
-        )
+        elif _is_short(keys_RK):
+            mask = like.new_full((1, 1, *keys_RK.shape[1:] * 2), -math.inf).triu_(1)
+        return cls(queries_RQ=queries_RQ, keys_RK=keys_RK, mask_R1QK=mask)
 
 
 def hidden_states(weights: Weights, sizes: Sizes, rotary: Rotary, batch: MicroBatch) -> Tensor:
@@ -109,13 +110,6 @@ def hidden_states(weights: Weights, sizes: Sizes, rotary: Rotary, batch: MicroBa
     return rms_norm(x, weights.norm, sizes.norm_epsilon)
 
 
-def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-    """Zhang and Sennrich 2019, over the last dimension, in float32."""
-    x32 = x.float()
-    normed = x32 * torch.rsqrt(x32.square().mean(-1, keepdim=True) + epsilon)
-    return weight * normed.to(x.dtype)
-
-
 def _attention(layer: Layer, sizes: Sizes, rotary: Rotary, x: Tensor, grids: list[GridTensors]) -> Tensor:
     """Attention outputs of the grids' queries, laid end to end: [places, query_heads * head_size]."""
     heads = layer.qkv(rms_norm(x, layer.attention_norm, sizes.norm_epsilon)).view(len(x), -1, sizes.head_size)
@@ -129,19 +123,44 @@ def _attention(layer: Layer, sizes: Sizes, rotary: Rotary, x: Tensor, grids: lis
 
 def _attend(query_NHD: Tensor, key_NHD: Tensor, value_NHD: Tensor, grid: GridTensors) -> Tensor:
     """Attention of one grid, [rows * queries, query_heads * head_size]."""
-    query_RHQD, key_RHKD, value_RHKD = (
-        part.index_select(0, nodes.flatten()).view(*nodes.shape, *part.shape[1:]).transpose(1, 2)
+    query_RQHD, key_RKHD, value_RKHD = (
+        part.index_select(0, nodes.flatten()).view(*nodes.shape, *part.shape[1:])
         for part, nodes in ((query_NHD, grid.queries_RQ), (key_NHD, grid.keys_RK), (value_NHD, grid.keys_RK))
     )
-    attended = F.scaled_dot_product_attention(
-        query_RHQD,
-        key_RHKD,
-        value_RHKD,
-        attn_mask=grid.mask_R1QK,
-        is_causal=grid.mask_R1QK is None,
-        enable_gqa=key_NHD.shape[1] != query_NHD.shape[1],
+    if grid.mask_R1QK is not None and _is_short(grid.keys_RK):
+        attended = _attend_by_products(query_RQHD, key_RKHD, value_RKHD, grid.mask_R1QK)
+    else:
+        attended = F.scaled_dot_product_attention(
+            query_RQHD.transpose(1, 2),
+            key_RKHD.transpose(1, 2),
+            value_RKHD.transpose(1, 2),
+            attn_mask=grid.mask_R1QK,
+            is_causal=grid.mask_R1QK is None,
+            enable_gqa=key_NHD.shape[1] != query_NHD.shape[1],
+        ).transpose(1, 2)
+    return attended.reshape(grid.queries_RQ.numel(), -1)
+
+
+def _is_short(keys_RK: Tensor) -> bool:
+    return keys_RK.shape[1] <= _SHORT_ROW and keys_RK.device.type == "cpu"
+
+
+def _attend_by_products(query_RQHD: Tensor, key_RKGD: Tensor, value_RKGD: Tensor, mask_R1QK: Tensor) -> Tensor:
+    """The same written out; the query heads of one key head go through one product. [R, Q, H, D]."""
+    rows, queries, heads, size = query_RQHD.shape
+    keys, groups = key_RKGD.shape[1:3]
+    of_group = heads // groups
+    query = (
+        query_RQHD.view(rows, queries, groups, of_group, size)
+        .permute(0, 2, 3, 1, 4)
+        .reshape(-1, of_group * queries, size)
     )
-    return attended.transpose(1, 2).reshape(grid.queries_RQ.numel(), -1)
+    key = key_RKGD.permute(0, 2, 3, 1).reshape(-1, size, keys)
+    value = value_RKGD.transpose(1, 2).reshape(-1, keys, size)
+    scores = torch.bmm(query, key).view(rows, heads, queries, keys)
+    shares = torch.add(mask_R1QK, scores, alpha=size**-0.5).softmax(dim=-1)
+    attended = torch.bmm(shares.view(-1, of_group * queries, keys), value)
+    return attended.view(rows, groups, of_group, queries, size).permute(0, 3, 1, 2, 4)
 
 
 def _finish(layer: Layer, sizes: Sizes, x: Tensor, attended: Tensor) -> Tensor:

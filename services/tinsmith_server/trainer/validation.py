@@ -73,10 +73,11 @@ def _typed(name: str, column: Ragged, kind: type) -> Ragged:
     if kind is int:
         if column.values.dtype.kind != "i":
             raise bad_tensor(name, "holds float32; it must be int64 or int32")
-        return Ragged(values=column.values.astype(np.int64, copy=False), offsets=column.offsets)
+        # Copied, because torch takes no memory that is read-only.
+        return Ragged(values=column.values.astype(np.int64), offsets=column.offsets)
     if column.values.dtype != np.float32:
         raise bad_tensor(name, f"holds {column.values.dtype}; it must be float32")
-    # Copied, because torch takes no memory that is read-only.
+    # Copied, as above.
     return Ragged(values=column.values.copy(), offsets=column.offsets)
 
 

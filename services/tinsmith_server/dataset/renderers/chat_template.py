@@ -1,14 +1,13 @@
 """The format `chat_template`: the one that the tokenizer itself carries.
 
 A template is a program without an inverse, so what must be known of it is learnt by rendering: where an answer ends
-(what follows a marker in the place of an answer), where a message's header ends (the generation prompt, or what precedes
-a marker), whether a conversation's text is a prefix of the text with more turns. Where it is not, a conversation becomes
-several examples, each as long as its text is stable.
+(what follows a marker in the place of an answer), where a message's header ends (the generation prompt, or what
+precedes a marker), whether a conversation's text is a prefix of the text with more turns. Where it is not, a
+conversation becomes several examples, each as long as its text is stable.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from os.path import commonprefix
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,7 +83,10 @@ class ChatTemplate:
 
     def _end_of(self, answer: Sequence[int]) -> tuple[int, Termination]:
         """Tokens before the one that ends the answer, and how it ended."""
-        for token, termination in ((self._stop_id, Termination.STOP_SEQUENCE), (self._tokenizer.eos_id, Termination.EOS)):
+        for token, termination in (
+            (self._stop_id, Termination.STOP_SEQUENCE),
+            (self._tokenizer.eos_id, Termination.EOS),
+        ):
             if token is not None and token in answer:
                 place = answer.index(token)
                 return place, termination if place == len(answer) - 1 else Termination.MALFORMED
@@ -117,7 +119,7 @@ class ChatTemplate:
         stop = end + len(self._stop_text) if end >= 0 else len(text)
         if messages[number].role == "assistant" and number > 0:
             prompt = self._text(messages[:number], tools, add_generation_prompt=True)
-            return _Span(text=text, start=len(commonprefix([prompt, text])), stop=stop)
+            return _Span(text=text, start=_shared(prompt, text), stop=stop)
         return _Span(text=text, start=self._header_end(text, messages, number, tools), stop=stop)
 
     def _header_end(self, text: str, messages: Conversation, number: int, tools: Sequence[ToolSpec]) -> int:
@@ -168,6 +170,14 @@ class ChatTemplate:
             return self._text([_ASK], [_TOOL]) != self._text([_ASK])
         except ServiceError:  # a template may refuse tools outright
             return False
+
+
+def _shared(first: str, second: str) -> int:
+    """How many characters two texts begin with alike."""
+    if second.startswith(first):
+        return len(first)
+    pairs = enumerate(zip(first, second, strict=False))
+    return next((place for place, (one, other) in pairs if one != other), min(len(first), len(second)))
 
 
 def _example(plan: _Plan, tokens: NDArray[np.int32], starts: NDArray[np.int64]) -> Example:

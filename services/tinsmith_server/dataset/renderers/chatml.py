@@ -1,13 +1,13 @@
 """Reads what an assistant wrote in ChatML with Qwen's conventions: thoughts, then text, then tool calls.
 
-    <think>
-    thoughts
-    </think>
+<think>
+thoughts
+</think>
 
-    text
-    <tool_call>
-    {"name": "add", "arguments": {"x": 1}}
-    </tool_call>
+text
+<tool_call>
+{"name": "add", "arguments": {"x": 1}}
+</tool_call>
 """
 
 import json
@@ -70,6 +70,4 @@ def _call(match: re.Match[str], number: int) -> ToolCall | UnparsedToolCall:
     arguments = call.get("arguments", {})
     if not isinstance(arguments, dict):
         return UnparsedToolCall(raw_text=raw, error='"arguments" must be an object')
-    return ToolCall(
-        id=f"call_{number}", name=call["name"], arguments_json=json.dumps(arguments, ensure_ascii=False)
-    )
+    return ToolCall(id=f"call_{number}", name=call["name"], arguments_json=json.dumps(arguments, ensure_ascii=False))

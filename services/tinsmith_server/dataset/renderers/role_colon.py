@@ -120,8 +120,6 @@ def _refuse_tools(tools: Sequence[ToolSpec]) -> None:
 
 def _parsed(text: str, ended: bool) -> Parsed:
     content, stop, _ = text.partition(_STOP)  # the token that completes the stop string may hold more than it
-    if stop:
-        termination = Termination.STOP_SEQUENCE
-    else:
-        termination = Termination.EOS if ended else Termination.MALFORMED
+    unstopped = Termination.EOS if ended else Termination.MALFORMED
+    termination = Termination.STOP_SEQUENCE if stop else unstopped
     return Parsed(message=Message(role="assistant", content=content.strip()), termination=termination)

@@ -8,7 +8,7 @@ from tinsmith_server.serving.errors import InvalidArgument
 
 
 def template_message(message: Message) -> dict[str, Any]:
-    """A message for `apply_chat_template`. InvalidArgument with reason BAD_JSON for arguments that are no JSON object."""
+    """A message for `apply_chat_template`. InvalidArgument with reason BAD_JSON: arguments that are no JSON object."""
     made: dict[str, Any] = {"role": message.role, "content": message.content}
     if message.thinking:
         made["reasoning_content"] = message.thinking

@@ -63,7 +63,7 @@ class Tokenizer:
         return [encoding.ids for encoding in encodings]
 
     def encode_with_starts(self, texts: Sequence[str]) -> list[tuple[NDArray[np.int32], NDArray[np.int64]]]:
-        """Of each text its token ids, int32 [tokens], and the place in the text where each token begins, int64 [tokens]."""
+        """Of each text its token ids, int32 [tokens], and where in the text each token begins, int64 [tokens]."""
         encodings = self._backend.encode_batch(list(texts), add_special_tokens=False)
         return [
             (np.array(encoding.ids, np.int32), np.array(encoding.offsets, np.int64).reshape(-1, 2)[:, 0])

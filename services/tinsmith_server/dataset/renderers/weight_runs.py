@@ -12,13 +12,13 @@ _LONGEST_CHARACTER = 4
 """A character has at most four bytes, so at most four tokens."""
 
 
-def weight_runs(
-    tokenizer: Tokenizer, tokens: Sequence[int], weights: NDArray[np.float32]
-) -> list[tuple[str, float]]:
+def weight_runs(tokenizer: Tokenizer, tokens: Sequence[int], weights: NDArray[np.float32]) -> list[tuple[str, float]]:
     """(text, weight) in reading order, of T tokens and their weights, float32 [T].
 
     A character whose tokens differ in weight has the weight of its first token. The texts add up to the whole text.
     """
+    if not tokens:
+        return []
     ends = _run_ends(_whole_characters(tokenizer, tokens), weights)
     texts = tokenizer.decode([tokens[:end] for end in ends])
     starts = [0, *ends[:-1]]
@@ -45,5 +45,7 @@ def _run_ends(cuts: Sequence[int], weights: NDArray[np.float32]) -> list[int]:
     """Of the places where the text may be cut, those where the weight changes, and the end."""
     starts = [0, *cuts[:-1]]
     return [
-        cut for number, cut in enumerate(cuts) if cut == cuts[-1] or weights[starts[number]] != weights[starts[number + 1]]
+        cut
+        for number, cut in enumerate(cuts)
+        if cut == cuts[-1] or weights[starts[number]] != weights[starts[number + 1]]
     ]

@@ -39,7 +39,15 @@ def conversation(field: str, item: message_pb2.Conversation) -> Conversation:
 
 
 def _message(message: message_pb2.Message) -> Message:
-    thinking, text = ("", message.content) if not message.parts else _parts(message.parts)
+    if not (message.parts or message.tool_calls or message.unparsed_tool_calls):  # nearly all of them
+        return Message(
+            role=message.role,
+            content=message.content,
+            tool_call_id=message.tool_call_id,
+            name=message.name,
+            trainable=message.trainable,
+        )
+    thinking, text = _parts(message.parts) if message.parts else ("", message.content)
     return Message(
         role=message.role,
         content=text,
@@ -58,7 +66,8 @@ def _message(message: message_pb2.Message) -> Message:
 
 def _parts(parts: Iterable[message_pb2.ContentPart]) -> tuple[str, str]:
     """Reasoning and text, each joined."""
-    thinking, text = [], []
+    thinking: list[str] = []
+    text: list[str] = []
     for part in parts:
         kind = part.WhichOneof("part")
         if kind not in ("text", "thinking"):

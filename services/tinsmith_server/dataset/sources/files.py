@@ -89,7 +89,8 @@ def _text(file: LocatedFile, max_bytes: int) -> bytes:
                         metadata={"file": file.name, "limit": str(max_bytes)},
                     )
     except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
-        raise bad_row(file.name, 0, f"can't be unpacked: {error}") from error
+        problem = str(error).replace(str(file.path), file.name)
+        raise bad_row(file.name, 0, f"can't be unpacked: {problem}") from error
     return pieces.getvalue()
 
 

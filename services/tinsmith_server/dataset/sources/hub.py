@@ -8,16 +8,12 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from tinsmith_server.dataset.rows import Rows
 from tinsmith_server.dataset.sources.hub_rows import HubRows
 from tinsmith_server.dataset.sources.hub_stream import HubStream
 from tinsmith_server.dataset.spec import HubSource
 from tinsmith_server.serving.errors import FailedPrecondition, InvalidArgument, NotFound, ServiceError, Unavailable
-
-if TYPE_CHECKING:
-    import datasets
 
 _ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _MIRROR_HINT = "set mirror_root of the dataset process to a folder that holds organisation/name"
@@ -41,13 +37,14 @@ class Hub:
         import datasets
 
         location = self._location(source.id)
+        revision = source.revision or None if location == source.id else None
         try:
-            split = source.split or _only_split(self._splits(location, source), source)
+            split = source.split or _only_split(self._splits(location, source, revision), source)
             loaded = datasets.load_dataset(
                 location,
                 name=source.config or None,
                 split=split,
-                revision=(source.revision or None) if location == source.id else None,
+                revision=revision,
                 streaming=source.streaming,
                 cache_dir=str(self._cache),
             )
@@ -66,10 +63,10 @@ class Hub:
         folder = self._mirror / id if self._mirror is not None else None
         return str(folder.resolve()) if folder is not None and folder.is_dir() else id
 
-    def _splits(self, location: str, source: HubSource) -> Sequence[str]:
+    def _splits(self, location: str, source: HubSource, revision: str | None) -> Sequence[str]:
         import datasets
 
-        names: list[str] = datasets.get_dataset_split_names(location, source.config or None)
+        names: list[str] = datasets.get_dataset_split_names(location, source.config or None, revision=revision)
         return names
 
     def _failure(self, source: HubSource, location: str, error: Exception) -> ServiceError:
@@ -125,9 +122,11 @@ def _is_offline(error: BaseException | None) -> bool:
     if os.environ.get("HF_HUB_OFFLINE", "").upper() not in ("1", "ON", "YES", "TRUE"):
         return False
     while error is not None:
-        if isinstance(error, ConnectionError) or "OfflineMode" in type(error).__name__ or "offline" in str(error).lower():
+        if (
+            isinstance(error, ConnectionError)
+            or "OfflineMode" in type(error).__name__
+            or "offline" in str(error).lower()
+        ):
             return True
         error = error.__cause__ or error.__context__
     return False
-
-

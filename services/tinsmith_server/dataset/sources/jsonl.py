@@ -1,13 +1,15 @@
 """Rows as JSON: one object a line, or one object a message."""
 
 import json
-from collections.abc import Iterator
-from typing import NoReturn
+from collections.abc import Iterable, Iterator
+from typing import Any, NoReturn
 
 from tinsmith_server.dataset.rows import Row
 from tinsmith_server.dataset.sources.bad_rows import BadRows
 
 _MARK = b"\xef\xbb\xbf"
+_DEEPEST = 100
+"""Lists and objects within each other: what works on rows recurses."""
 
 
 def read_lines(text: bytes, file: str, bad_rows: BadRows) -> Iterator[Row]:
@@ -42,10 +44,28 @@ def _row(text: bytes, file: str, number: int, bad_rows: BadRows) -> Row | None:
     except (ValueError, RecursionError) as error:
         bad_rows.found(file, number, _problem(error))
         return None
+    if text.count(b"[") + text.count(b"{") > _DEEPEST and _is_too_deep(row):
+        bad_rows.found(file, number, f"nested more than {_DEEPEST} deep")
+        return None
     if not isinstance(row, dict):
         bad_rows.found(file, number, f"is {_KINDS.get(type(row), type(row).__name__)}, not a JSON object")
         return None
     return row
+
+
+def _is_too_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(_DEEPEST):
+        level = [inner for outer in level for inner in _inside(outer)]
+        if not level:
+            return False
+    return True
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
 def _problem(error: Exception) -> str:

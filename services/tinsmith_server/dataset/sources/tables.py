@@ -54,7 +54,7 @@ def read_arrow(file: LocatedFile) -> TableRows:
 
 
 def read_csv(text: bytes, file: LocatedFile, bad_rows: BadRows) -> TableRows:
-    """A CSV file in UTF-8 with a header; types are inferred. InvalidArgument with reason BAD_ROW as `bad_rows` has it."""
+    """A CSV file in UTF-8 with a header; types are inferred. InvalidArgument, BAD_ROW as `bad_rows` has it."""
     wrong: list[tuple[int, str]] = []
 
     def judge(row: Any) -> str:
@@ -85,4 +85,5 @@ def _table(file: LocatedFile, read: Any) -> TableRows:
     try:
         return TableRows(read())
     except (pa.ArrowException, OSError) as error:
-        raise bad_row(file.name, 0, f"can't be read as its format: {str(error).splitlines()[0]}") from error
+        problem = str(error).replace(str(file.path), file.name).splitlines()[0]
+        raise bad_row(file.name, 0, f"can't be read as its format: {problem}") from error

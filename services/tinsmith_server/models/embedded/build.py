@@ -31,14 +31,16 @@ def build(model: EmbeddedModel, progress: Progress | None = None) -> Mapping[str
 
 @contextmanager
 def _own_torch_state() -> Iterator[None]:
-    """One thread, so that sums have one order, and gradients, whatever the caller's settings; put back afterwards."""
-    threads = torch.get_num_threads()
+    """One thread, so that sums have one order; float32; gradients. The caller's settings are put back afterwards."""
+    threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
     torch.set_num_threads(1)
+    torch.set_default_dtype(torch.float32)
     try:
         with torch.inference_mode(False), torch.enable_grad(), torch.autocast("cpu", enabled=False):
             yield
     finally:
         torch.set_num_threads(threads)
+        torch.set_default_dtype(dtype)
 
 
 def _model_files(model: Qwen3ForCausalLM) -> Mapping[str, bytes]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
 
-_RECIPE = 1
+_RECIPE = 2
 """Counts changes of what a build makes that no field below shows: the conversations, the tokenizer's text, the chat
 template, the optimizers. A cached model of an older count is not used again."""
 

@@ -26,7 +26,7 @@ class Example:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
-    """Conversations padded on the right; padding has weight 0, and a causal model needs no mask for it."""
+    """Conversations padded on the right with any token: it has weight 0, and causal attention never looks there."""
 
     tokens_BT: Tensor
     """int64."""
@@ -43,13 +43,13 @@ class Renderer:
 
     def examples(self, conversations: Sequence[Conversation]) -> list[Example]:
         """One example a conversation. Prompt and answer are split into tokens apart, as in sampling."""
-        encode = self._tokenizer.backend_tokenizer.encode_batch
-        prompts = encode([self._prompt(conversation.prompt) for conversation in conversations])
-        answers = encode([conversation.answer + END_OF_TURN for conversation in conversations])
-        return [
-            Example(tokens=[*prompt.ids, *answer.ids], prompt_length=len(prompt.ids))
-            for prompt, answer in zip(prompts, answers, strict=True)
-        ]
+        return [self._example(conversation) for conversation in conversations]
+
+    def _example(self, conversation: Conversation) -> Example:
+        encode = self._tokenizer.backend_tokenizer.encode
+        prompt = encode(self._prompt(conversation.prompt)).ids
+        answer = encode(conversation.answer + END_OF_TURN).ids
+        return Example(tokens=[*prompt, *answer], prompt_length=len(prompt))
 
     def _prompt(self, turns: tuple[Message, ...]) -> str:
         if turns not in self._rendered:
@@ -59,17 +59,17 @@ class Renderer:
         return self._rendered[turns]
 
 
-def padded_groups(examples: Sequence[Example], padding: int) -> list[Batch]:
+def padded_groups(examples: Sequence[Example]) -> list[Batch]:
     """The examples in groups of like lengths."""
     groups: dict[int, list[Example]] = {}
     for example in examples:
         groups.setdefault(bisect_left(_BOUNDS, len(example.tokens)), []).append(example)
-    return [_padded(groups[bound], padding) for bound in sorted(groups)]
+    return [_padded(groups[bound]) for bound in sorted(groups)]
 
 
-def _padded(examples: Sequence[Example], padding: int) -> Batch:
+def _padded(examples: Sequence[Example]) -> Batch:
     longest = max(len(example.tokens) for example in examples)
-    tokens_BT = torch.full((len(examples), longest), padding, dtype=torch.int64)
+    tokens_BT = torch.zeros(len(examples), longest, dtype=torch.int64)
     weights_BT = torch.zeros(len(examples), longest, dtype=torch.float32)
     for row, example in enumerate(examples):
         tokens_BT[row, : len(example.tokens)] = torch.tensor(example.tokens)

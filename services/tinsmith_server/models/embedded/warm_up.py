@@ -15,7 +15,6 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from tinsmith_server.models.embedded.catalogue import EmbeddedModel
 from tinsmith_server.models.embedded.conversations import batches
 from tinsmith_server.models.embedded.examples import Batch, Renderer, padded_groups
-from tinsmith_server.models.embedded.tokenizer import END_OF_TEXT
 
 MUON_RATE, MUON_MOMENTUM = 0.02, 0.9
 ADAM_RATE, ADAM_BETAS = 6e-3, (0.9, 0.95)
@@ -32,9 +31,8 @@ def warm_up(
     optimizers = _optimizers(model)
     rates = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
     renderer = Renderer(tokenizer)
-    padding = tokenizer.convert_tokens_to_ids(END_OF_TEXT)
     for step, conversations in enumerate(islice(batches(shape.seed), shape.warm_up_steps)):
-        _accumulate(model, padded_groups(renderer.examples(conversations), padding))
+        _accumulate(model, padded_groups(renderer.examples(conversations)))
         nn.utils.clip_grad_norm_(model.parameters(), GRADIENT_NORM)
         for optimizer, rate in zip(optimizers, rates, strict=True):
             optimizer.param_groups[0]["lr"] = rate * _schedule(step, shape.warm_up_steps)
@@ -64,7 +62,7 @@ def _fresh_model(shape: EmbeddedModel, tokenizer: PreTrainedTokenizerFast) -> Qw
         dtype="float32",
     )
     with torch.random.fork_rng(devices=[]):
-        model = Qwen3ForCausalLM(config).to(torch.float32)
+        model: Qwen3ForCausalLM = Qwen3ForCausalLM(config)
     generator = torch.Generator().manual_seed(shape.seed)
     for parameter in model.parameters():
         if parameter.dim() == 2:

@@ -1,7 +1,7 @@
 """The other services, as a recipe uses them: arrays and words in, arrays and words out."""
 
 from tinsmith_server.orchestrator.peers.caller import Caller
-from tinsmith_server.orchestrator.peers.dataset import ProblemSource
+from tinsmith_server.orchestrator.peers.dataset import DatasetFacts, ProblemSource
 from tinsmith_server.orchestrator.peers.environment import EpisodeGroups, Outcomes
 from tinsmith_server.orchestrator.peers.failures import CallFailed, RunCancelled, StateLost
 from tinsmith_server.orchestrator.peers.peers import Peers
@@ -14,6 +14,7 @@ __all__ = [
     "Answers",
     "CallFailed",
     "Caller",
+    "DatasetFacts",
     "Datums",
     "EpisodeGroups",
     "Format",

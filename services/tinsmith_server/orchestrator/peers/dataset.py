@@ -18,6 +18,16 @@ class ProblemSource:
     batching: Batching
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DatasetFacts:
+    """What is known of a dataset without reading it through."""
+
+    rows: int | None
+    """None when it has no end, or none that is known."""
+    fingerprint: str
+    """sha256 of the rows and operations."""
+
+
 class Dataset:
     """Reads problems."""
 
@@ -43,7 +53,8 @@ class Dataset:
             )
         return [row.problem for row in answer.batch.rows]
 
-    async def fingerprint(self, dataset: DatasetSpec) -> str:
-        """sha256 of the rows and operations."""
+    async def describe(self, dataset: DatasetSpec) -> DatasetFacts:
+        """Facts about a dataset."""
         request = DescribeDatasetRequest(dataset=dataset)
-        return (await self._call("dataset", self._suite.datasets.DescribeDataset, request)).fingerprint
+        answer = await self._call("dataset", self._suite.datasets.DescribeDataset, request)
+        return DatasetFacts(rows=None if answer.rows < 0 else answer.rows, fingerprint=answer.fingerprint)

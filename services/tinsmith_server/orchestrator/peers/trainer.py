@@ -183,12 +183,18 @@ class LoadedModel:
 
 
 async def _all(calls: Sequence[Awaitable[Any]]) -> list[Any]:
-    """The answers of all calls, after the last has ended; raises the first failure in the calls' order."""
-    answers = await asyncio.gather(*calls, return_exceptions=True)
-    for answer in answers:
-        if isinstance(answer, BaseException):
-            raise answer
-    return answers
+    """The answers of all calls. The first failure gives up the rest, which may wait for the failed call's turn."""
+    tasks = [asyncio.ensure_future(call) for call in calls]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        for task in tasks:
+            if task.done():
+                task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    return [task.result() for task in tasks]
 
 
 def _weights(saved: Sequence[Any]) -> Weights:

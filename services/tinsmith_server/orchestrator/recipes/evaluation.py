@@ -1,21 +1,20 @@
 """Evaluation of math_rl: held-out problems, one greedy answer each."""
 
-from tinsmith.orchestrator.v1 import MathRlConfig
 from tinsmith_server.orchestrator.peers import Peers, Weights
-from tinsmith_server.orchestrator.recipes.math_setting import EVALUATION_BATCH, ask, held_out_problems
+from tinsmith_server.orchestrator.recipes.math_setting import MathSetting, ask
 from tinsmith_server.orchestrator.recipes.metrics import Metrics, over_batches, rollout_metrics
 from tinsmith_server.orchestrator.recipes.rollout import answer
 from tinsmith_server.orchestrator.recipes.seeds import group_seeds
 from tinsmith_server.orchestrator.recipes.stopwatch import Stopwatch
 
 
-async def evaluate(config: MathRlConfig, peers: Peers, weights: Weights, steps_done: int) -> Metrics:
+async def evaluate(setting: MathSetting, peers: Peers, weights: Weights, steps_done: int) -> Metrics:
     """`test/env/all/*` of the weights after so many steps."""
-    source = held_out_problems(config)
+    config = setting.config
     found: list[Metrics] = []
     watch = Stopwatch()
-    for batch in range(-(-config.eval_problems // EVALUATION_BATCH)):
-        problems = await peers.dataset.problems(source, batch)
+    for batch in range(-(-config.eval_problems // setting.held_out.batching.batch_size)):
+        problems = await peers.dataset.problems(setting.held_out, batch)
         if not problems:
             break
         call = f"evaluation/{steps_done}/{batch}"

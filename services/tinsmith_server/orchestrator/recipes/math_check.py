@@ -4,14 +4,9 @@ from collections.abc import Sequence
 
 from tinsmith.orchestrator.v1 import MathRlConfig
 from tinsmith.types.v1 import Conversation, Message
-from tinsmith_server.orchestrator.configuration import Violation
+from tinsmith_server.orchestrator.configuration import Violation, bad_config
 from tinsmith_server.orchestrator.peers import Format, Peers
-from tinsmith_server.orchestrator.recipes.math_setting import (
-    environment,
-    held_out_problems,
-    problem_options,
-    training_problems,
-)
+from tinsmith_server.orchestrator.recipes.math_setting import environment, open_setting, problem_options
 
 _GREETING = Conversation(messages=[Message(role="user", content="1 + 1")])
 
@@ -28,13 +23,17 @@ def check_math_rl(config: MathRlConfig) -> Sequence[Violation]:
 async def probe_math_rl(config: MathRlConfig, peers: Peers) -> None:
     """Asks each service for as little as shows whether it knows what the configuration names.
 
-    CallFailed with the service's own reason: BASE_MODEL_NOT_FOUND, CHECKPOINT_NOT_FOUND, DATASET_NOT_FOUND,
-    ENVIRONMENT_NOT_FOUND, RENDERER_NOT_FOUND, ...
+    InvalidArgument with reason BAD_CONFIG when no problem is left; NotFound with reason BASE_MODEL_NOT_FOUND;
+    CallFailed with the service's own reason: CHECKPOINT_NOT_FOUND, DATASET_NOT_FOUND, RENDERER_NOT_FOUND, ...
     """
     await peers.trainer.knows(config.base_model, config.load_checkpoint)
     await peers.sampler.knows(config.base_model)
     await peers.renderer.prompts([_GREETING], Format(model=config.base_model, renderer=config.renderer))
-    await peers.dataset.problems(training_problems(config), 0)
+    setting = await open_setting(config, peers)
+    if setting.facts.rows == 0:
+        kept = f"; eval_problems={config.eval_problems} are kept for evaluation" if config.eval_every else ""
+        raise bad_config("math_rl", [("dataset", f"leaves no problem to train on{kept}")])
+    await peers.dataset.problems(setting.training, 0)
     if config.eval_every:
-        await peers.dataset.problems(held_out_problems(config), 0)
+        await peers.dataset.problems(setting.held_out, 0)
     await peers.environment.begin(environment(config), (), 1, (), call="probe")

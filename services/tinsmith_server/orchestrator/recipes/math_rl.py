@@ -14,7 +14,7 @@ from tinsmith_server.orchestrator.recipes.ahead import Ahead
 from tinsmith_server.orchestrator.recipes.assemble import assemble
 from tinsmith_server.orchestrator.recipes.evaluation import evaluate
 from tinsmith_server.orchestrator.recipes.group_advantages import group_advantages, is_constant
-from tinsmith_server.orchestrator.recipes.math_setting import ask_step, fresh_model, made_model
+from tinsmith_server.orchestrator.recipes.math_setting import ask_step, fresh_model, open_setting
 from tinsmith_server.orchestrator.recipes.metrics import step_metrics
 from tinsmith_server.orchestrator.recipes.rollout import answer
 from tinsmith_server.orchestrator.recipes.seeds import group_seeds
@@ -25,11 +25,12 @@ from tinsmith_server.orchestrator.recipes.transcripts import transcripts
 async def math_rl(config: MathRlConfig, run: ActiveRun, peers: Peers) -> MadeModel:
     """Trains until `config.steps` steps are done, from the run's newest checkpoint or afresh."""
     adam = Adam(learning_rate=config.learning_rate, grad_clip_norm=config.grad_clip_norm)
+    setting = await open_setting(config, peers)
     model, weights, steps_done = await run.open_model(fresh_model(config))
-    async with Ahead(partial(ask_step, config, peers)) as asking:
+    async with Ahead(partial(ask_step, setting, peers)) as asking:
         for step in range(steps_done + 1, config.steps + 1):
             if config.eval_every and (step - 1) % config.eval_every == 0:
-                await run.evaluated(step - 1, await evaluate(config, peers, weights, step - 1))
+                await run.evaluated(step - 1, await evaluate(setting, peers, weights, step - 1))
             watch = Stopwatch()
             with watch.span("ask"):
                 asked_P = await asking.take(step)
@@ -61,5 +62,5 @@ async def math_rl(config: MathRlConfig, run: ActiveRun, peers: Peers) -> MadeMod
             kept = transcripts(rollout_PG, advantages_PG, config.logged_groups)
             await run.step_completed(step, metrics, kept, weights)
     if config.eval_every:
-        await run.evaluated(config.steps, await evaluate(config, peers, weights, config.steps))
-    return await made_model(config, peers)
+        await run.evaluated(config.steps, await evaluate(setting, peers, weights, config.steps))
+    return setting.made_model

@@ -1,6 +1,7 @@
 """What math_rl trains and on what, from its configuration: the model, the problems, the environment."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from tinsmith.dataset.v1 import Batching, CatalogueSource, DatasetSpec, Operation, Shuffle, Skip, Take
 from tinsmith.environment.v1 import EnvironmentSpec, ProblemEnvironment
@@ -8,7 +9,7 @@ from tinsmith.grader.v1 import Extraction, GraderSpec, MathGrader
 from tinsmith.orchestrator.v1 import MathRlConfig
 from tinsmith.types.v1 import Problem
 from tinsmith_server.orchestrator.active_run import MadeModel
-from tinsmith_server.orchestrator.peers import Format, FreshModel, Peers, ProblemSource
+from tinsmith_server.orchestrator.peers import DatasetFacts, Format, FreshModel, Peers, ProblemSource
 from tinsmith_server.orchestrator.recipes.rollout import Asked
 from tinsmith_server.orchestrator.recipes.seeds import derived_seed, group_seeds
 
@@ -35,37 +36,50 @@ def fresh_model(config: MathRlConfig) -> FreshModel:
     )
 
 
-async def made_model(config: MathRlConfig, peers: Peers) -> MadeModel:
-    """What the registry is told of the model that a run has made."""
-    dataset = training_problems(config).dataset
-    return MadeModel(
-        parents=[config.base_model, *filter(None, [config.load_checkpoint])],
-        dataset_fingerprint=await peers.dataset.fingerprint(dataset),
-    )
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MathSetting:
+    """What a run of math_rl trains on and is judged by."""
 
-
-def training_problems(config: MathRlConfig) -> ProblemSource:
+    config: MathRlConfig
+    facts: DatasetFacts
+    """Of the problems to train on."""
+    training: ProblemSource
     """Batch s - 1 is that of step s: without end, each time through the problems in another order."""
-    batching = Batching(
+    held_out: ProblemSource
+    """The first `eval_problems` problems that are not trained on."""
+
+    @property
+    def made_model(self) -> MadeModel:
+        """What the registry is told of the model that the run makes."""
+        parents = [self.config.base_model, *filter(None, [self.config.load_checkpoint])]
+        return MadeModel(parents=parents, dataset_fingerprint=self.facts.fingerprint)
+
+
+async def open_setting(config: MathRlConfig, peers: Peers) -> MathSetting:
+    """The setting; asks the dataset service for facts about the problems."""
+    dataset = _dataset(config, held_out=False)
+    facts = await peers.dataset.describe(dataset)
+    training = Batching(
         batch_size=config.groups_per_batch,
         epochs=0,
-        shuffle_epochs=True,
+        shuffle_epochs=facts.rows is not None,  # problems without end come in a random order of their own
         seed=derived_seed(config.seed, "problems"),
         continuous=True,
     )
-    return ProblemSource(dataset=_dataset(config, held_out=False), batching=batching)
-
-
-def held_out_problems(config: MathRlConfig) -> ProblemSource:
-    """The first `eval_problems` problems that are not trained on: of the catalogue's test split, or of a dataset of the
-    caller's own those that a shuffle by the run's seed puts first."""
-    dataset = _dataset(config, held_out=True)
-    dataset.operations.append(Operation(take=Take(count=config.eval_problems)))
-    batching = Batching(batch_size=min(config.eval_problems, EVALUATION_BATCH), epochs=1)
-    return ProblemSource(dataset=dataset, batching=batching)
+    held_out = _dataset(config, held_out=True)
+    held_out.operations.append(Operation(take=Take(count=config.eval_problems)))
+    evaluation = Batching(batch_size=min(config.eval_problems, EVALUATION_BATCH), epochs=1)
+    return MathSetting(
+        config=config,
+        facts=facts,
+        training=ProblemSource(dataset=dataset, batching=training),
+        held_out=ProblemSource(dataset=held_out, batching=evaluation),
+    )
 
 
 def _dataset(config: MathRlConfig, *, held_out: bool) -> DatasetSpec:
+    """The problems to train on, or those held out: the catalogue's test split, or of a dataset of the caller's own as
+    many as an evaluation asks, which a shuffle by the run's seed puts first."""
     spec = DatasetSpec()
     if not config.HasField("dataset"):
         options = problem_options(config.problem_options)
@@ -95,9 +109,10 @@ def environment(config: MathRlConfig) -> EnvironmentSpec:
     return EnvironmentSpec(problem=problem)
 
 
-async def ask_step(config: MathRlConfig, peers: Peers, step: int) -> Asked:
+async def ask_step(setting: MathSetting, peers: Peers, step: int) -> Asked:
     """The problems of a training step, ready to be answered."""
-    problems = await peers.dataset.problems(training_problems(config), step - 1)
+    config = setting.config
+    problems = await peers.dataset.problems(setting.training, step - 1)
     seeds = group_seeds(config.seed, "episode", step, len(problems))
     return await ask(config, peers, problems, config.group_size, seeds, call=f"step/{step}")
 

@@ -1830,8 +1830,9 @@ type GradeItem struct {
 	Alternatives []string `protobuf:"bytes,4,rep,name=alternatives,proto3" json:"alternatives,omitempty"`
 	// The conversation before the answer, for judges.
 	Conversation []*v1.Message `protobuf:"bytes,5,rep,name=conversation,proto3" json:"conversation,omitempty"`
-	// How this item is graded, where it differs from the request's grader.
-	Grader        *GraderSpec `protobuf:"bytes,6,opt,name=grader,proto3" json:"grader,omitempty"`
+	// How this item is graded, where it differs from the request's grader: 1 + the place in `other_graders`, 0 means
+	// the request's grader.
+	OtherGrader   int32 `protobuf:"varint,6,opt,name=other_grader,json=otherGrader,proto3" json:"other_grader,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1901,11 +1902,11 @@ func (x *GradeItem) GetConversation() []*v1.Message {
 	return nil
 }
 
-func (x *GradeItem) GetGrader() *GraderSpec {
+func (x *GradeItem) GetOtherGrader() int32 {
 	if x != nil {
-		return x.Grader
+		return x.OtherGrader
 	}
-	return nil
+	return 0
 }
 
 // The grade of an item.
@@ -2043,7 +2044,9 @@ type GradeRequest struct {
 	// The items.
 	Items []*GradeItem `protobuf:"bytes,2,rep,name=items,proto3" json:"items,omitempty"`
 	// Wall-clock limit of each item. Absent: the server's setting.
-	ItemTimeout   *durationpb.Duration `protobuf:"bytes,3,opt,name=item_timeout,json=itemTimeout,proto3" json:"item_timeout,omitempty"`
+	ItemTimeout *durationpb.Duration `protobuf:"bytes,3,opt,name=item_timeout,json=itemTimeout,proto3" json:"item_timeout,omitempty"`
+	// Graders of items that name one by `other_grader`.
+	OtherGraders  []*GraderSpec `protobuf:"bytes,4,rep,name=other_graders,json=otherGraders,proto3" json:"other_graders,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2095,6 +2098,13 @@ func (x *GradeRequest) GetItems() []*GradeItem {
 func (x *GradeRequest) GetItemTimeout() *durationpb.Duration {
 	if x != nil {
 		return x.ItemTimeout
+	}
+	return nil
+}
+
+func (x *GradeRequest) GetOtherGraders() []*GraderSpec {
+	if x != nil {
+		return x.OtherGraders
 	}
 	return nil
 }
@@ -2153,7 +2163,9 @@ type GradeStreamRequest struct {
 	// More items.
 	Items []*GradeItem `protobuf:"bytes,2,rep,name=items,proto3" json:"items,omitempty"`
 	// Wall-clock limit of each item from now on; absent leaves it as it was.
-	ItemTimeout   *durationpb.Duration `protobuf:"bytes,3,opt,name=item_timeout,json=itemTimeout,proto3" json:"item_timeout,omitempty"`
+	ItemTimeout *durationpb.Duration `protobuf:"bytes,3,opt,name=item_timeout,json=itemTimeout,proto3" json:"item_timeout,omitempty"`
+	// Graders that items name by `other_grader`, from now on; empty leaves them as they were.
+	OtherGraders  []*GraderSpec `protobuf:"bytes,4,rep,name=other_graders,json=otherGraders,proto3" json:"other_graders,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2205,6 +2217,13 @@ func (x *GradeStreamRequest) GetItems() []*GradeItem {
 func (x *GradeStreamRequest) GetItemTimeout() *durationpb.Duration {
 	if x != nil {
 		return x.ItemTimeout
+	}
+	return nil
+}
+
+func (x *GradeStreamRequest) GetOtherGraders() []*GraderSpec {
+	if x != nil {
+		return x.OtherGraders
 	}
 	return nil
 }
@@ -2550,14 +2569,14 @@ const file_tinsmith_grader_v1_grader_service_proto_rawDesc = "" +
 	"\x06weight\x18\x03 \x01(\x01R\x06weight\"G\n" +
 	"\x0eExternalGrader\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12!\n" +
-	"\foptions_json\x18\x02 \x01(\tR\voptionsJson\"\xed\x01\n" +
+	"\foptions_json\x18\x02 \x01(\tR\voptionsJson\"\xd8\x01\n" +
 	"\tGradeItem\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
 	"\x06answer\x18\x02 \x01(\tR\x06answer\x12\x1c\n" +
 	"\treference\x18\x03 \x01(\tR\treference\x12\"\n" +
 	"\falternatives\x18\x04 \x03(\tR\falternatives\x12>\n" +
-	"\fconversation\x18\x05 \x03(\v2\x1a.tinsmith.types.v1.MessageR\fconversation\x126\n" +
-	"\x06grader\x18\x06 \x01(\v2\x1e.tinsmith.grader.v1.GraderSpecR\x06grader\"\xc3\x03\n" +
+	"\fconversation\x18\x05 \x03(\v2\x1a.tinsmith.types.v1.MessageR\fconversation\x12!\n" +
+	"\fother_grader\x18\x06 \x01(\x05R\votherGrader\"\xc3\x03\n" +
 	"\vGradeResult\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12:\n" +
 	"\aoutcome\x18\x02 \x01(\x0e2 .tinsmith.grader.v1.GradeOutcomeR\aoutcome\x12\x14\n" +
@@ -2574,17 +2593,19 @@ const file_tinsmith_grader_v1_grader_service_proto_rawDesc = "" +
 	"components\x1a=\n" +
 	"\x0fComponentsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x01R\x05value:\x028\x01\"\xb9\x01\n" +
+	"\x05value\x18\x02 \x01(\x01R\x05value:\x028\x01\"\xfe\x01\n" +
 	"\fGradeRequest\x126\n" +
 	"\x06grader\x18\x01 \x01(\v2\x1e.tinsmith.grader.v1.GraderSpecR\x06grader\x123\n" +
 	"\x05items\x18\x02 \x03(\v2\x1d.tinsmith.grader.v1.GradeItemR\x05items\x12<\n" +
-	"\fitem_timeout\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\vitemTimeout\"J\n" +
+	"\fitem_timeout\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\vitemTimeout\x12C\n" +
+	"\rother_graders\x18\x04 \x03(\v2\x1e.tinsmith.grader.v1.GraderSpecR\fotherGraders\"J\n" +
 	"\rGradeResponse\x129\n" +
-	"\aresults\x18\x01 \x03(\v2\x1f.tinsmith.grader.v1.GradeResultR\aresults\"\xbf\x01\n" +
+	"\aresults\x18\x01 \x03(\v2\x1f.tinsmith.grader.v1.GradeResultR\aresults\"\x84\x02\n" +
 	"\x12GradeStreamRequest\x126\n" +
 	"\x06grader\x18\x01 \x01(\v2\x1e.tinsmith.grader.v1.GraderSpecR\x06grader\x123\n" +
 	"\x05items\x18\x02 \x03(\v2\x1d.tinsmith.grader.v1.GradeItemR\x05items\x12<\n" +
-	"\fitem_timeout\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\vitemTimeout\"P\n" +
+	"\fitem_timeout\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\vitemTimeout\x12C\n" +
+	"\rother_graders\x18\x04 \x03(\v2\x1e.tinsmith.grader.v1.GraderSpecR\fotherGraders\"P\n" +
 	"\x13GradeStreamResponse\x129\n" +
 	"\aresults\x18\x01 \x03(\v2\x1f.tinsmith.grader.v1.GradeResultR\aresults\"\xbf\x01\n" +
 	"\n" +
@@ -2725,30 +2746,31 @@ var file_tinsmith_grader_v1_grader_service_proto_depIdxs = []int32{
 	24, // 24: tinsmith.grader.v1.CompositeGrader.parts:type_name -> tinsmith.grader.v1.CompositePart
 	6,  // 25: tinsmith.grader.v1.CompositePart.grader:type_name -> tinsmith.grader.v1.GraderSpec
 	37, // 26: tinsmith.grader.v1.GradeItem.conversation:type_name -> tinsmith.types.v1.Message
-	6,  // 27: tinsmith.grader.v1.GradeItem.grader:type_name -> tinsmith.grader.v1.GraderSpec
-	4,  // 28: tinsmith.grader.v1.GradeResult.outcome:type_name -> tinsmith.grader.v1.GradeOutcome
-	5,  // 29: tinsmith.grader.v1.GradeResult.stage:type_name -> tinsmith.grader.v1.GradeStage
-	35, // 30: tinsmith.grader.v1.GradeResult.components:type_name -> tinsmith.grader.v1.GradeResult.ComponentsEntry
-	6,  // 31: tinsmith.grader.v1.GradeRequest.grader:type_name -> tinsmith.grader.v1.GraderSpec
-	26, // 32: tinsmith.grader.v1.GradeRequest.items:type_name -> tinsmith.grader.v1.GradeItem
-	36, // 33: tinsmith.grader.v1.GradeRequest.item_timeout:type_name -> google.protobuf.Duration
+	4,  // 27: tinsmith.grader.v1.GradeResult.outcome:type_name -> tinsmith.grader.v1.GradeOutcome
+	5,  // 28: tinsmith.grader.v1.GradeResult.stage:type_name -> tinsmith.grader.v1.GradeStage
+	35, // 29: tinsmith.grader.v1.GradeResult.components:type_name -> tinsmith.grader.v1.GradeResult.ComponentsEntry
+	6,  // 30: tinsmith.grader.v1.GradeRequest.grader:type_name -> tinsmith.grader.v1.GraderSpec
+	26, // 31: tinsmith.grader.v1.GradeRequest.items:type_name -> tinsmith.grader.v1.GradeItem
+	36, // 32: tinsmith.grader.v1.GradeRequest.item_timeout:type_name -> google.protobuf.Duration
+	6,  // 33: tinsmith.grader.v1.GradeRequest.other_graders:type_name -> tinsmith.grader.v1.GraderSpec
 	27, // 34: tinsmith.grader.v1.GradeResponse.results:type_name -> tinsmith.grader.v1.GradeResult
 	6,  // 35: tinsmith.grader.v1.GradeStreamRequest.grader:type_name -> tinsmith.grader.v1.GraderSpec
 	26, // 36: tinsmith.grader.v1.GradeStreamRequest.items:type_name -> tinsmith.grader.v1.GradeItem
 	36, // 37: tinsmith.grader.v1.GradeStreamRequest.item_timeout:type_name -> google.protobuf.Duration
-	27, // 38: tinsmith.grader.v1.GradeStreamResponse.results:type_name -> tinsmith.grader.v1.GradeResult
-	32, // 39: tinsmith.grader.v1.ListGradersResponse.graders:type_name -> tinsmith.grader.v1.GraderInfo
-	28, // 40: tinsmith.grader.v1.GraderService.Grade:input_type -> tinsmith.grader.v1.GradeRequest
-	30, // 41: tinsmith.grader.v1.GraderService.GradeStream:input_type -> tinsmith.grader.v1.GradeStreamRequest
-	33, // 42: tinsmith.grader.v1.GraderService.ListGraders:input_type -> tinsmith.grader.v1.ListGradersRequest
-	29, // 43: tinsmith.grader.v1.GraderService.Grade:output_type -> tinsmith.grader.v1.GradeResponse
-	31, // 44: tinsmith.grader.v1.GraderService.GradeStream:output_type -> tinsmith.grader.v1.GradeStreamResponse
-	34, // 45: tinsmith.grader.v1.GraderService.ListGraders:output_type -> tinsmith.grader.v1.ListGradersResponse
-	43, // [43:46] is the sub-list for method output_type
-	40, // [40:43] is the sub-list for method input_type
-	40, // [40:40] is the sub-list for extension type_name
-	40, // [40:40] is the sub-list for extension extendee
-	0,  // [0:40] is the sub-list for field type_name
+	6,  // 38: tinsmith.grader.v1.GradeStreamRequest.other_graders:type_name -> tinsmith.grader.v1.GraderSpec
+	27, // 39: tinsmith.grader.v1.GradeStreamResponse.results:type_name -> tinsmith.grader.v1.GradeResult
+	32, // 40: tinsmith.grader.v1.ListGradersResponse.graders:type_name -> tinsmith.grader.v1.GraderInfo
+	28, // 41: tinsmith.grader.v1.GraderService.Grade:input_type -> tinsmith.grader.v1.GradeRequest
+	30, // 42: tinsmith.grader.v1.GraderService.GradeStream:input_type -> tinsmith.grader.v1.GradeStreamRequest
+	33, // 43: tinsmith.grader.v1.GraderService.ListGraders:input_type -> tinsmith.grader.v1.ListGradersRequest
+	29, // 44: tinsmith.grader.v1.GraderService.Grade:output_type -> tinsmith.grader.v1.GradeResponse
+	31, // 45: tinsmith.grader.v1.GraderService.GradeStream:output_type -> tinsmith.grader.v1.GradeStreamResponse
+	34, // 46: tinsmith.grader.v1.GraderService.ListGraders:output_type -> tinsmith.grader.v1.ListGradersResponse
+	44, // [44:47] is the sub-list for method output_type
+	41, // [41:44] is the sub-list for method input_type
+	41, // [41:41] is the sub-list for extension type_name
+	41, // [41:41] is the sub-list for extension extendee
+	0,  // [0:41] is the sub-list for field type_name
 }
 
 func init() { file_tinsmith_grader_v1_grader_service_proto_init() }

@@ -1130,7 +1130,7 @@ const file_tinsmith_orchestrator_v1_recipe_proto_rawDesc = "" +
 	"\n" +
 	"evaluation\x18\x06 \x01(\v2*.tinsmith.orchestrator.v1.EvaluationConfigH\x00R\n" +
 	"evaluationB\b\n" +
-	"\x06recipe\"\xf0\f\n" +
+	"\x06recipe\"\xff\f\n" +
 	"\fMathRlConfig\x125\n" +
 	"\n" +
 	"base_model\x18\x01 \x01(\tB\x11\xea\xf1#\rtinsmith-tinyH\x00R\tbaseModel\x88\x01\x01\x122\n" +
@@ -1154,8 +1154,8 @@ const file_tinsmith_orchestrator_v1_recipe_proto_rawDesc = "" +
 	"\vtemperature\x18\x0e \x01(\x01B\x05\xea\xf1#\x011H\rR\vtemperature\x88\x01\x01\x12;\n" +
 	"\x12format_coefficient\x18\x0f \x01(\x01B\a\xea\xf1#\x030.1H\x0eR\x11formatCoefficient\x88\x01\x01\x12/\n" +
 	"\bproblems\x18\x10 \x01(\tB\x0e\xea\xf1#\n" +
-	"arithmeticH\x0fR\bproblems\x88\x01\x01\x12?\n" +
-	"\x0fproblem_options\x18\x11 \x01(\tB\x11\xea\xf1#\rmax_operand=9H\x10R\x0eproblemOptions\x88\x01\x01\x12:\n" +
+	"arithmeticH\x0fR\bproblems\x88\x01\x01\x12N\n" +
+	"\x0fproblem_options\x18\x11 \x01(\tB \xea\xf1#\x1cmax_operand=9,few_shot=falseH\x10R\x0eproblemOptions\x88\x01\x01\x12:\n" +
 	"\adataset\x18\x12 \x01(\v2 .tinsmith.dataset.v1.DatasetSpecR\adataset\x125\n" +
 	"\n" +
 	"extraction\x18\x13 \x01(\tB\x10\xea\xf1#\flast_integerH\x11R\n" +
