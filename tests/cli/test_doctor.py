@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.programs import Done, one_line_of, tinsmith
+from tinsmith_server.cli.home_lock import taken
 from tinsmith_server.cli.ports import DEFAULT_ADDRESSES, free_ports
 from tinsmith_server.cli.state import ServiceState, SuiteState, write_state
 from tinsmith_server.models import EMBEDDED_MODELS
@@ -17,7 +18,8 @@ from tinsmith_server.serving import ROOMS, find_room
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
     """A home of the test's own, and addresses that are free."""
-    addresses = {f"TINSMITH_{room.upper()}_ADDRESS": f"127.0.0.1:{port}" for room, port in zip(ROOMS, free_ports())}
+    ports = zip(ROOMS, free_ports(), strict=False)
+    addresses = {f"TINSMITH_{room.upper()}_ADDRESS": f"127.0.0.1:{port}" for room, port in ports}
     http_address = f"127.0.0.1:{next(free_ports())}"
     return {**addresses, "TINSMITH_GATEWAY_HTTP_ADDRESS": http_address, "TINSMITH_HOME": str(tmp_path)}
 
@@ -67,10 +69,11 @@ def test_a_bad_setting_is_a_problem_and_the_others_are_still_shown(environment: 
 def test_a_running_suite_is_shown_in_place_of_ports(tmp_path: Path, environment: dict[str, str]) -> None:
     service = ServiceState(address="127.0.0.1:5", pid=7, state="ready", restarts=2, log="")
     write_state(tmp_path, SuiteState(pid=os.getpid(), ready=True, services={"trainer": service}))
-    found = json.loads(tinsmith("doctor", "--json", environment=environment).stdout)
+    with taken(tmp_path) as is_ours:
+        assert is_ours
+        found = json.loads(tinsmith("doctor", "--json", environment=environment).stdout)
     assert found["suite"] == {"trainer": "ready at 127.0.0.1:5, process 7, 2 restarts"}
     assert found["ports"] == {}
-    write_state(tmp_path, SuiteState(pid=2**22 + 1, ready=True, services={"trainer": service}))
     found = json.loads(tinsmith("doctor", "--json", environment=environment).stdout)
     assert found["suite"] == {}
     assert set(found["ports"]) == {*DEFAULT_ADDRESSES, "gateway (HTTP)"}

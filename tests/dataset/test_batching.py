@@ -109,7 +109,7 @@ BATCHINGS = st.builds(
 
 def opened(length: int) -> OpenedDataset:
     rows = ListRows([{"i": number} for number in range(length)], size_bytes=0)
-    return OpenedDataset(rows=rows, shape=RowShape.JSON, raw=rows, source=rows, identity=[], operations=[], skipped=0)
+    return OpenedDataset(rows=rows, shape=RowShape.JSON, raw=rows, source=rows, identity=[], steps=[], skipped=0)
 
 
 def read_on(batching: spec.Batching, length: int, start: int) -> list[list[int]]:

@@ -180,3 +180,15 @@ async def test_streams_refuse_what_needs_their_length(suite: Suite, numbers: Pat
     )
     assert described.rows == -1
     assert [json.loads(row.json) for row in described.examples] == [{"i": 0}, {"i": 1}]
+
+
+async def test_a_fingerprint_of_a_stream_does_not_depend_on_who_has_read_it(suite: Suite, numbers: Path) -> None:
+    """D-17."""
+    request = DescribeDatasetRequest(dataset=hub(split="train", streaming=True))
+    before = (await suite.datasets.DescribeDataset(request)).fingerprint
+    assert len(await stream(suite)) == 10
+    assert (await suite.datasets.DescribeDataset(request)).fingerprint == before
+    first = GetBatchRequest(dataset=request.dataset, batching=Batching(batch_size=10))
+    cursor = (await suite.datasets.GetBatch(first)).batch.next
+    first.cursor.CopyFrom(cursor)  # of the next epoch, in which the length is known
+    assert (await suite.datasets.GetBatch(first)).batch.next.fingerprint == cursor.fingerprint

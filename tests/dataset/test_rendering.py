@@ -2,12 +2,15 @@
 
 import json
 from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from tests.support import random_tokenizer
 from tinsmith import TinsmithError
 from tinsmith.aio import Suite
 from tinsmith.arrays import rows
@@ -19,6 +22,10 @@ from tinsmith.renderer.v1 import (
     TrainOnWhat,
 )
 from tinsmith.types.v1 import ContentPart, Conversation, MediaPart, Message, ToolCall, ToolSpec
+from tinsmith_server.dataset.renderers import wire
+from tinsmith_server.dataset.renderers.chat_template import ChatTemplate
+from tinsmith_server.dataset.renderers.tokenizer import Tokenizer
+from tinsmith_server.dataset.renderers.training import TrainOnWhat as TrainMode
 
 WEATHER = ToolSpec(name="weather", description="tells it", parameters_json='{"type": "object", "properties": {}}')
 WEATHER_TEMPLATE = {
@@ -261,3 +268,18 @@ async def test_the_last_message_must_be_the_assistants(suite: Suite) -> None:
     with pytest.raises(TinsmithError) as error:
         await training(suite, "plain", SHORT[:1], "LAST_ASSISTANT_MESSAGE")
     assert error.value.reason == "LAST_MESSAGE_NOT_ASSISTANT"
+
+
+@pytest.mark.parametrize("turns", [SHORT, LONG, TOOLS], ids=["short", "long", "tools"])
+def test_the_template_of_the_embedded_models(turns: list[Turn]) -> None:
+    inner = random_tokenizer()
+    inner.chat_template = resources.files("tinsmith_server.models.embedded").joinpath("chat_template.jinja").read_text()
+    renderer = ChatTemplate(Tokenizer("embedded", inner, Path("none")))
+    messages = [wire.conversation("turns", conversation(turns))]
+    tools = wire.tools([WEATHER])
+    [examples] = renderer.examples(messages, tools, TrainMode.ALL_ASSISTANT_MESSAGES)
+    assert examples[-1].tokens.tolist() == template(inner, turns, tools=[WEATHER_TEMPLATE])
+    [prompt] = renderer.prompts([messages[0][:-1]], tools, "")
+    assert prompt == template(inner, turns[:-1], tools=[WEATHER_TEMPLATE], add_generation_prompt=True)
+    parsed = renderer.parse([examples[-1].tokens[len(prompt) : -1].tolist()])[0].message
+    assert (parsed.content, parsed.thinking) == (turns[-1]["content"], turns[-1].get("reasoning_content", ""))

@@ -146,7 +146,8 @@ async def test_a_fingerprint_tells_data_apart(suite: Suite, data_root: Path) -> 
     same = [inline(rows), DatasetSpec(files=FilesSource(uris=["a.jsonl"]))]
     assert len({(await describe(suite, dataset)).fingerprint for dataset in same}) == 1
     different = [inline(rows), inline(rows, taken), inline(rows[:1]), inline(rows[::-1]), inline(rows, taken, taken)]
-    assert len({(await describe(suite, dataset)).fingerprint for dataset in different}) == 5
+    joined = [inline(rows, Operation(concat=Concat(datasets=[inline(other)]))) for other in (rows, rows[:1])]
+    assert len({(await describe(suite, dataset)).fingerprint for dataset in (*different, *joined)}) == 7
 
 
 def test_a_fingerprint_is_equal_on_every_host(tmp_path: Path) -> None:
@@ -177,11 +178,9 @@ print(Opener(DatasetSettings(home=Path("."), data_root={str(tmp_path / "a")!r}))
 
 
 def test_the_process_does_without_torch() -> None:
-    """Datasets, `datasets` itself and the formats need none of its memory and start time."""
+    """Rows and formats need none of its memory and start time."""
     script = """
 import sys
-from pathlib import Path
-import datasets
 from transformers import PreTrainedTokenizerFast
 import tinsmith_server.dataset
 from tinsmith_server.dataset.renderers.renderer import RENDERERS

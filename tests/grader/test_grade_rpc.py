@@ -144,15 +144,15 @@ async def test_a_stream_is_read_no_further_than_its_window(lab, kit) -> None:  #
     """Backpressure: the client is kept from sending while as many slow items as fit the window are at work."""
     sent = 0
 
+    spec = pb.GraderSpec(math=pb.MathGrader(mode=pb.MATH_MODE_MATH_VERIFY))
+    await lab.grade([(r"\boxed{\sqrt{2}}", "3")], spec, item_timeout_s=30)
+
     async def requests() -> AsyncIterator[pb.GradeStreamRequest]:
         nonlocal sent
         for number in range(200):
-            padding = "9" * 3000
-            items = [
-                pb.GradeItem(id=f"{number}/{k}", answer=rf"\sqrt{{{number}{k}{padding}}}", reference="x")
-                for k in range(128)
-            ]
-            yield pb.GradeStreamRequest(grader=kit.whole(), items=items, item_timeout=kit.duration(0.2))
+            answers = ("so " * 1000 + rf"\boxed{{(10!)!+{number}{k}}}" for k in range(128))
+            items = [pb.GradeItem(answer=answer, reference="3") for answer in answers]
+            yield pb.GradeStreamRequest(grader=spec, items=items, item_timeout=kit.duration(0.2))
             sent += 1
 
     answers = lab.suite.grader.GradeStream(requests())

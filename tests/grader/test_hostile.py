@@ -113,7 +113,7 @@ async def test_code_in_an_answer_does_not_run(lab, kit, mode: "pb.MathMode.Value
 
 @pytest.mark.parametrize("mode", [pb.MATH_MODE_LENIENT, pb.MATH_MODE_MATH_VERIFY])
 async def test_poison_ends_in_time(lab, kit, mode: "pb.MathMode.ValueType") -> None:  # type: ignore[no-untyped-def]
-    """G-08, G-11, G-12: each at most the deadline and half a second after it began, and the call soon after the last."""
+    """G-08, G-11, G-12: each ends half a second after its deadline at the latest, and the call soon after the last."""
     await lab.grade([(r"\sqrt{2}", r"\sqrt{3}")], kit.whole(mode), item_timeout_s=30)
     began = time.monotonic()
     results = await lab.grade([(text, r"x+\sqrt{3}") for text in POISON.values()], kit.whole(mode), item_timeout_s=0.4)
@@ -168,7 +168,7 @@ async def test_memory_of_workers_stays_flat(lab) -> None:  # type: ignore[no-unt
         return sum(psutil.Process(pid).memory_info().rss for pid in lab.room.pools[Judge.SYMBOLIC].worker_pids())
 
     async def many(start: int) -> None:
-        pairs = [(rf"\sqrt{{{k}}}+x", rf"x+\sqrt{{{k}}}") for k in range(start, start + 1500)]
+        pairs = [(rf"\sqrt{{{k}}}+x", rf"x+\sqrt{{{k}}}") for k in range(start, start + 600)]
         assert set(await lab.reasons(pairs)) == {"EQUAL"}
 
     await many(10_000)

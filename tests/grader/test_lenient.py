@@ -125,7 +125,7 @@ def _grow(inner: st.SearchStrategy[sympy.Expr]) -> st.SearchStrategy[sympy.Expr]
         inner.map(lambda e: sympy.sqrt(e**2 + 1)),
         inner.map(sympy.sin),
         inner.map(sympy.cos),
-        inner.map(lambda e: sympy.exp(e / 9)),
+        inner.map(lambda e: sympy.exp(sympy.sin(e))),
         inner.map(sympy.Abs),
     )
 

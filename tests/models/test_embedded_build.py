@@ -38,10 +38,21 @@ print(embedded_directory(model, Path(sys.argv[1]), lambda done, of: steps.append
 """
 
 
-def _start(home: Path, steps: int, **environment: str) -> subprocess.Popen[str]:
-    everything = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment}
-    command = [sys.executable, "-c", PROGRAM, str(home), str(steps)]
-    return subprocess.Popen(command, env=everything, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def _start_building(home: Path, model: EmbeddedModel) -> subprocess.Popen[str]:
+    """Another process that has begun to build `model`, which is tinsmith-tiny but for its steps."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", PROGRAM, str(home), str(model.warm_up_steps)]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 240
+    while not _partial(home, model).exists():
+        assert process.poll() is None, "it ended before it began"
+        assert time.monotonic() < deadline, "it never began"
+        time.sleep(0.02)
+    return process
+
+
+def _partial(home: Path, model: EmbeddedModel) -> Path:
+    return home / "models" / f"{model.name}-{model.recipe_hash}.partial"
 
 
 def _digests(files: Mapping[str, bytes]) -> dict[str, str]:
@@ -113,31 +124,26 @@ def test_find_directory_builds_once_and_tells_its_progress(
     assert directory.parent == tmp_path / "models"
 
 
-def test_two_processes_that_ask_at_once_share_one_build(tmp_path: Path) -> None:
-    both = [_start(tmp_path, 3, PYTHONHASHSEED=str(number)) for number in range(2)]
-    answers = [process.communicate(timeout=120) for process in both]
-    assert [process.returncode for process in both] == [0, 0], answers
-    directories, steps = zip(*(out.split() for out, _ in answers), strict=True)
-    assert len(set(directories)) == 1
-    assert sorted(steps) == ["0", "3"]
+def test_a_process_that_asks_during_a_build_waits_for_it(brief_model: EmbeddedModel, tmp_path: Path) -> None:
+    model = replace(brief_model, warm_up_steps=20)
+    builder = _start_building(tmp_path, model)
+    directory = embedded_directory(model, tmp_path, lambda done, of: pytest.fail("built twice"))
+    answer, _ = builder.communicate(timeout=60)
+    assert answer.split() == [str(directory), "20"]
 
 
 @pytest.mark.chaos
 def test_a_killed_build_is_begun_anew(brief_model: EmbeddedModel, tmp_path: Path) -> None:
     endless = replace(brief_model, warm_up_steps=100_000)
-    partial = tmp_path / "models" / f"{endless.name}-{endless.recipe_hash}.partial"
-    process = _start(tmp_path, endless.warm_up_steps)
-    deadline = time.monotonic() + 60
-    while not partial.exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert partial.is_dir()
-    (partial / "model.safetensors").write_bytes(b"half a model")
-    partial.rename(tmp_path / "models" / f"{brief_model.name}-{brief_model.recipe_hash}.partial")
+    builder = _start_building(tmp_path, endless)
+    builder.send_signal(signal.SIGKILL)
+    builder.communicate()
+    left = _partial(tmp_path, endless)
+    (left / "model.safetensors").write_bytes(b"half a model")
+    left.rename(_partial(tmp_path, brief_model))
     directory = embedded_directory(brief_model, tmp_path)
     assert AutoModelForCausalLM.from_pretrained(directory) is not None
-    assert [path.name for path in directory.parent.iterdir() if path.suffix == ".partial"] == []
+    assert not _partial(tmp_path, brief_model).exists()
 
 
 def test_a_full_disk_is_told_before_the_work(

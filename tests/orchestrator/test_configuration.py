@@ -49,16 +49,39 @@ def test_values_are_read_as_their_fields_type(key: str, text: str, value: object
     assert getattr(configured(**{key: text}), key) == value
 
 
+HUB = {"dataset.hub.id": "openai/gsm8k"}
+FILES = {"dataset.files.uris": "a.jsonl"}
+CATALOGUE = {"dataset.catalogue.name": "gsm8k"}
 NESTED = [
-    ({"dataset.hub.id": "openai/gsm8k", "dataset.hub.split": "train[:10%]"}, {"hub": {"id": "openai/gsm8k", "split": "train[:10%]"}}),
-    ({"dataset.catalogue.name": "gsm8k", "dataset.catalogue.options.level": "3"}, {"catalogue": {"name": "gsm8k", "options": {"level": "3"}}}),
-    ({"dataset.catalogue.name": "a", "dataset.catalogue.options": "x=1,y=a b"}, {"catalogue": {"name": "a", "options": {"x": "1", "y": "a b"}}}),
-    ({"dataset.files.uris": "a.jsonl,b.jsonl", "dataset.files.format": "jsonl"}, {"files": {"uris": ["a.jsonl", "b.jsonl"], "format": "FILE_FORMAT_JSONL"}}),
+    ({**HUB, "dataset.hub.split": "train[:10%]"}, {"hub": {"id": "openai/gsm8k", "split": "train[:10%]"}}),
+    (
+        {**CATALOGUE, "dataset.catalogue.options.level": "3"},
+        {"catalogue": {"name": "gsm8k", "options": {"level": "3"}}},
+    ),
+    (
+        {**CATALOGUE, "dataset.catalogue.options": "x=1,y=a b"},
+        {"catalogue": {"name": "gsm8k", "options": {"x": "1", "y": "a b"}}},
+    ),
+    (
+        {**CATALOGUE, "dataset.catalogue.options": '{"x": "1,2"}'},
+        {"catalogue": {"name": "gsm8k", "options": {"x": "1,2"}}},
+    ),
+    ({"dataset.files.uris": "a.jsonl,b.jsonl"}, {"files": {"uris": ["a.jsonl", "b.jsonl"]}}),
     ({"dataset.files.uris": '["a,b.jsonl"]'}, {"files": {"uris": ["a,b.jsonl"]}}),
-    ({"dataset.files.uris": "a", "dataset.files.bad_rows": "BAD_ROW_POLICY_SKIP"}, {"files": {"uris": ["a"], "bad_rows": "BAD_ROW_POLICY_SKIP"}}),
+    (
+        {**FILES, "dataset.files.format": "jsonl"},
+        {"files": {"uris": ["a.jsonl"], "format": "FILE_FORMAT_JSONL"}},
+    ),
+    (
+        {**FILES, "dataset.files.bad_rows": "BAD_ROW_POLICY_SKIP"},
+        {"files": {"uris": ["a.jsonl"], "bad_rows": "BAD_ROW_POLICY_SKIP"}},
+    ),
     ({"dataset": '{"hub": {"id": "x"}}', "dataset.hub.split": "test"}, {"hub": {"id": "x", "split": "test"}}),
-    ({"dataset.hub.id": "x", "dataset.operations": '[{"take": {"count": 5}}]'}, {"hub": {"id": "x"}, "operations": [{"take": {"count": "5"}}]}),
-]  # fmt: skip
+    (
+        {**HUB, "dataset.operations": '[{"take": {"count": 5}}]'},
+        {"hub": {"id": "openai/gsm8k"}, "operations": [{"take": {"count": "5"}}]},
+    ),
+]
 
 
 @pytest.mark.parametrize(("overrides", "dataset"), NESTED)
@@ -94,7 +117,7 @@ BAD = [
     ("steps", "0", "greater than 0"),
     ("learning_rate", "fast", "not a number"),
     ("learning_rate", "inf", "finite"),
-    ("learning_rate", "nan", "greater than 0"),
+    ("learning_rate", "nan", "finite"),
     ("remove_constant_groups", "maybe", "not a bool"),
     ("loss", "pp", "importance_sampling, ppo"),
     ("learning_rat", "1", "did you mean 'learning_rate'"),
@@ -165,6 +188,19 @@ async def test_a_bad_configuration_reaches_the_client_with_its_violations(orches
     error = caught.value
     assert (error.code, error.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "BAD_CONFIG")
     assert {item.field for item in error.violations} == {"lr", "steps"}
+
+
+async def test_a_typed_configuration_is_checked_like_text_and_mended_by_it(orchestra: Bench) -> None:
+    config = RecipeConfig(math_rl=MathRlConfig(steps=0))
+    request = StartRunRequest(config=config, dry_run=True)
+    with pytest.raises(TinsmithError, match="BAD_CONFIG") as caught:
+        await orchestra.suite.orchestrator.StartRun(request)
+    assert [item.field for item in caught.value.violations] == ["steps"]
+    request.overrides["steps"] = "3"
+    run = (await orchestra.suite.orchestrator.StartRun(request)).run
+    assert (run.recipe, run.config.math_rl.steps) == ("math_rl", 3)
+    with pytest.raises(TinsmithError, match="INVALID_REQUEST"):
+        await orchestra.suite.orchestrator.StartRun(StartRunRequest(config=config, request_id="x" * 200))
 
 
 async def test_recipes_are_listed_with_what_they_need(orchestra: Bench) -> None:

@@ -67,7 +67,7 @@ plans = st.dictionaries(
 )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(plan=plans)
 async def test_no_sequence_of_failures_changes_the_result(
     tmp_path_factory: pytest.TempPathFactory, undisturbed: str, plan: dict[tuple[str, int], str]

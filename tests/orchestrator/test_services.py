@@ -52,13 +52,15 @@ async def test_migrations_lead_to_the_tables_that_the_code_uses(tmp_path: Path) 
 
 async def test_a_database_that_is_none_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "orchestrator.db").write_text("this is not a database, " * 100)
-    with pytest.raises(CannotServe, match="orchestrator.db: file is not a database"):
+    with pytest.raises(CannotServe, match=r"orchestrator\.db: file is not a database"):
         async with serving(ROOM, tmp_path):
             pass
 
 
 async def test_runs_are_still_there_after_a_restart(orchestra: Bench) -> None:
     run = await orchestra.finished((await orchestra.start(steps="1")).run_id)
-    async with orchestrator(orchestra.home, orchestra.fakes_address) as address:
-        async with Suite.connect(orchestrator=address) as suite:
-            assert (await suite.orchestrator.GetRun(GetRunRequest(run_id=run.run_id))).run == run
+    async with (
+        orchestrator(orchestra.home, orchestra.fakes_address) as address,
+        Suite.connect(orchestrator=address) as suite,
+    ):
+        assert (await suite.orchestrator.GetRun(GetRunRequest(run_id=run.run_id))).run == run

@@ -110,9 +110,13 @@ async def test_a_cancelled_job_that_waits_leaves_the_queue_at_once(make: Callabl
 
 async def test_a_full_queue_refuses_and_says_when_to_retry(make: Callable[..., TorchWorker]) -> None:
     worker = make(max_running=1, max_waiting=0)
-    job = Job("job", 1, [])
+    first, second = Job("first", 1, []), Job("second", 1, [])
+    running = asyncio.create_task(worker.run(first.work()))
+    await begun(first)
     with pytest.raises(ResourceExhausted) as caught:
-        await worker.run(job.work())
+        await worker.run(second.work())
+    first.leave.release()
+    assert await running == "first"
     assert caught.value.reason == "QUEUE_FULL"
     assert caught.value.retry_after_s is not None
     assert caught.value.retry_after_s > 0

@@ -53,6 +53,7 @@ async def _bound(server: RoomServer) -> AsyncIterator[RoomServer]:
 
 async def test_port_zero_takes_a_free_port_and_says_which(open_server: OpenServer) -> None:
     async with _bound(open_server()) as server:
+        await server.load()
         host, _, port = server.address.rpartition(":")
         assert (host, int(port) > 0) == ("127.0.0.1", True)
         assert await _answers(server.address)
@@ -97,12 +98,14 @@ async def test_a_second_server_of_ours_does_not_share_the_port(open_server: Open
 async def test_a_unix_socket_is_an_address(open_server: OpenServer, tmp_path: Path) -> None:
     address = f"unix:{tmp_path}/room.sock"
     async with _bound(open_server(address=address)) as server:
+        await server.load()
         assert server.address == address
         assert await _answers(address)
 
 
 async def test_a_room_can_listen_at_several_addresses(open_server: OpenServer, tmp_path: Path) -> None:
     async with _bound(open_server(address=f"127.0.0.1:0, unix:{tmp_path}/room.sock,127.0.0.1:0")) as server:
+        await server.load()
         addresses = server.address.split(",")
         assert len(set(addresses)) == 3
         assert all([await _answers(address) for address in addresses])
@@ -200,6 +203,7 @@ async def test_a_message_over_the_limit_is_refused_and_one_under_it_is_not(open_
         _bound(open_server(max_message_bytes=100_000)) as server,
         Suite(Addresses(environment=server.address)) as suite,
     ):
+        await server.load()
         fits = ListEnvironmentsRequest(page_token="x" * 99_000)
         assert len((await suite.environment.ListEnvironments(fits)).next_page_token) == 99_000
         with pytest.raises(TinsmithError) as refused:

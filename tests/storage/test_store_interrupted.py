@@ -25,8 +25,9 @@ def test_a_publisher_killed_anywhere_leaves_only_whole_checkpoints(tmp_path: Pat
         command = [sys.executable, str(PUBLISHER), str(tmp_path), mode, str(attempt)]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, env={"PYTHONPATH": ":".join(sys.path)})
         assert process.stdout is not None
-        process.stdout.readline()
-        time.sleep(chance.uniform(0.005, 0.1))
+        for _ in range(chance.randint(2, 5)):
+            process.stdout.readline()
+        time.sleep(chance.uniform(0, 0.02))
         process.send_signal(signal.SIGKILL)
         process.wait()
         process.stdout.close()

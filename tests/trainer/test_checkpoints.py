@@ -1,6 +1,8 @@
 """Saving, loading, listing, transferring checkpoints through the public client."""
 
 import hashlib
+import resource
+import signal
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from tinsmith.trainer.v1 import (
     CopyCheckpointRequest,
     CreateModelRequest,
     DeleteCheckpointRequest,
+    DeleteModelRequest,
     DownloadCheckpointRequest,
     GetCheckpointRequest,
     GetModelRequest,
@@ -29,6 +32,7 @@ from tinsmith.trainer.v1 import (
     VerifyCheckpointRequest,
 )
 from tinsmith.types.v1 import LoraConfig
+from tinsmith_server.serving import CannotServe
 from tinsmith_server.trainer import ROOM
 
 
@@ -220,8 +224,39 @@ async def test_life_time_publication_copy_and_deletion(suite: Suite) -> None:
 async def test_checkpoints_outlive_their_model(suite: Suite) -> None:
     model = await create(suite)
     saved = await save(suite, model)
-    from tinsmith.trainer.v1 import DeleteModelRequest
-
     await suite.trainer.DeleteModel(DeleteModelRequest(model_id=model.model_id))
     again = await suite.trainer.CreateModel(CreateModelRequest(model_id=model.model_id, checkpoint_uri=saved.uri))
     assert (await suite.trainer.GetModel(GetModelRequest(model_id=model.model_id))).model.lora == again.model.lora
+
+
+async def test_a_full_disk_is_reported_and_training_goes_on(suite: Suite) -> None:
+    """A limit on the size of files, which the kernel reports as it reports a full disk."""
+    model = await create(suite)
+    await train(suite, model, 1)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises(TinsmithError) as refused:
+            await save(suite, model)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+    assert (refused.value.code.name, refused.value.reason) == ("RESOURCE_EXHAUSTED", "STORAGE_FULL")
+    assert not (await suite.checkpoints.ListCheckpoints(ListCheckpointsRequest())).checkpoints
+    await train(suite, model, 1)
+    assert (await save(suite, model)).step == 2
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"), [("base_models", "base model"), ("checkpoint_root", "can't keep checkpoints in")]
+)
+async def test_a_room_that_can_not_start_says_what_to_change(
+    tmp_path: Path, model_directory: Path, setting: str, says: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    wrong = {"base_models": (str(tmp_path / "nothing"),), "checkpoint_root": tmp_path / "file" / "checkpoints"}
+    settings = {"base_models": (f"random={model_directory}",), setting: wrong[setting]}
+    with pytest.raises(CannotServe, match=f"{says}.*setting {setting}"):
+        async with serving(ROOM, tmp_path, **settings):
+            pass

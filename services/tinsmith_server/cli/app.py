@@ -186,7 +186,9 @@ def build_model(name: Annotated[str, typer.Argument(help="`tinsmith model list`"
     """Build an embedded model ahead of its first use."""
     from tinsmith_server.cli.local_models import build
     from tinsmith_server.cli.output import console, say
+    from tinsmith_server.cli.supervised import end_with_supervisor
 
+    end_with_supervisor()
     to = console()
     say(to, f"{name} is in {build(name, model_home(), to)}")
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from tinsmith import Suite
 from tinsmith.orchestrator.v1 import StartRunRequest
 from tinsmith_server.cli.board import address_of
-from tinsmith_server.cli.failures import CommandFailed
+from tinsmith_server.cli.failures import INTERRUPTED, CommandFailed
 from tinsmith_server.cli.folders import make_folder, model_home
 from tinsmith_server.cli.local_models import built_directory, local_entries
 from tinsmith_server.cli.output import print_table, say
@@ -35,8 +35,15 @@ STOP_TIMEOUT_S = 60.0
 
 def demo(home: Path, overrides: Mapping[str, str], console: Console) -> None:
     """Starts a suite in `home`, trains, writes a report there, stops the suite. CommandFailed says what went wrong."""
-    started = time.monotonic()
     signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        _demo(home, overrides, console)
+    except KeyboardInterrupt:
+        raise CommandFailed("the demo was stopped, and its suite with it", exit_code=INTERRUPTED) from None
+
+
+def _demo(home: Path, overrides: Mapping[str, str], console: Console) -> None:
+    started = time.monotonic()
     make_folder(home)
     _say_what_comes(console)
     local_entries((MODEL,), model_home(), console)

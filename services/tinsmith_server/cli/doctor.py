@@ -14,6 +14,7 @@ from rich.console import Console
 
 from tinsmith_server.cli.failures import CommandFailed
 from tinsmith_server.cli.folders import model_home
+from tinsmith_server.cli.home_lock import is_taken
 from tinsmith_server.cli.local_models import built_directory
 from tinsmith_server.cli.output import print_json, print_table, say
 from tinsmith_server.cli.ports import UserSettings, choose_addresses, choose_http_address, reachable
@@ -85,7 +86,7 @@ def examine(home: Path, config: Path | None) -> Findings:
         findings.models[name] = str(built_directory(name, model_home()) or "")
     _examine_settings(findings, config)
     state = read_state(home)
-    if state is not None and state.is_alive():
+    if state is not None and is_taken(home):
         findings.suite = _suite(state)
     else:
         _examine_ports(findings, config)

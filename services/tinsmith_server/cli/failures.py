@@ -2,6 +2,9 @@
 
 import sys
 
+INTERRUPTED = 130
+"""Exit code of a command that the user has stopped."""
+
 
 class CommandFailed(Exception):
     """The command can't do what it was asked; the message is one line that says what to do."""

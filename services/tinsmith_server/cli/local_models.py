@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from tinsmith_server.cli.failures import CommandFailed
 from tinsmith_server.cli.output import print_json, print_table
 from tinsmith_server.cli.plan import PROGRAM
+from tinsmith_server.cli.supervised import supervised
 from tinsmith_server.models import EMBEDDED_MODELS, BaseModel, find_directory, parse_base_models
 
 _PLAIN_LINES = 10
@@ -52,7 +53,7 @@ def _build_in_child(name: str, home: Path, console: Console) -> None:
     message = f"building the embedded model {name}, once for this machine, into {home / 'models'}: about a minute"
     console.print(message, highlight=False, soft_wrap=True)
     console.file.flush()
-    environment = {**os.environ, "TINSMITH_MODEL_HOME": str(home)}
+    environment = supervised({**os.environ, "TINSMITH_MODEL_HOME": str(home)})
     done = subprocess.run([*PROGRAM, "model", "build", name], env=environment, stdin=subprocess.DEVNULL, check=False)
     if done.returncode:
         raise CommandFailed(f"the embedded model {name} was not built: see above")

@@ -18,11 +18,10 @@ from tinsmith.orchestrator.v1 import (
     StartRunRequest,
 )
 from tinsmith_server.cli.connect import connected
-from tinsmith_server.cli.failures import CommandFailed
+from tinsmith_server.cli.failures import INTERRUPTED, CommandFailed
 from tinsmith_server.cli.output import print_json, print_table, say
 from tinsmith_server.cli.watching import check_completed, follow, print_metrics, state_name
 
-INTERRUPTED = 130
 _PAGE = 100
 
 

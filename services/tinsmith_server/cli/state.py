@@ -33,10 +33,6 @@ class SuiteState:
     """Every room is ready."""
     services: Mapping[str, ServiceState]
 
-    def is_alive(self) -> bool:
-        """Whether the process that supervises it is there."""
-        return process_exists(self.pid, "tinsmith")
-
 
 def state_file(home: Path) -> Path:
     return home / "suite.json"

@@ -1,7 +1,6 @@
 """`tinsmith up`: a whole suite on this machine."""
 
 import asyncio
-import fcntl
 import os
 import signal
 from collections.abc import Iterator, Sequence
@@ -14,6 +13,7 @@ from rich.console import Console
 from tinsmith_server.cli.board import board
 from tinsmith_server.cli.failures import CommandFailed
 from tinsmith_server.cli.folders import make_folder, model_home
+from tinsmith_server.cli.home_lock import taken
 from tinsmith_server.cli.local_models import local_entries
 from tinsmith_server.cli.plan import SuitePlan
 from tinsmith_server.cli.ports import PortChoice, UserSettings
@@ -53,19 +53,17 @@ def run_suite(plan: SuitePlan, console: Console) -> None:
 
 @contextmanager
 def only_suite(home: Path, console: Console) -> Iterator[None]:
-    """Holds the home for this process; the kernel frees it when the process ends, however it ends.
+    """Holds the home for this process. CommandFailed when another suite has it.
 
-    CommandFailed when another suite has it. What a suite that was killed has left behind is cleared away first.
+    What a suite that was killed has left behind is cleared away first.
     """
-    with (home / "suite.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    with taken(home) as is_ours:
+        if not is_ours:
             state = read_state(home)
             pid = f" (process {state.pid}; stop it with `kill {state.pid}`)" if state else ""
             raise CommandFailed(
                 f"a suite runs in {home} already{pid}; a second one needs a home of its own: --home DIR --ports auto"
-            ) from None
+            )
         _clear_away(home, console)
         yield
 

@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from tinsmith_server.dataset import spec
-from tinsmith_server.dataset.opened import OpenedDataset
+from tinsmith_server.dataset.opened import OpenedDataset, Step
 from tinsmith_server.dataset.operations import apply, shape_after
 from tinsmith_server.dataset.rows import ListRows, Rows, RowShape
 from tinsmith_server.dataset.settings import DatasetSettings
@@ -52,7 +52,8 @@ class Opener:
         source, shape, skipped = self._source(wanted.source)
         if isinstance(source, ArithmeticRows) and self.is_cut_by_batch(wanted):
             source = source.in_blocks(batch_size)
-        rows, raw, log = source, source, []
+        rows, raw = source, source
+        steps: list[Step] = []
         for operation in wanted.operations:
             others = [self.open(other, batch_size=BLOCK, depth=depth + 1) for other in _others(operation)]
             if isinstance(operation, spec.Canonicalize):
@@ -64,10 +65,10 @@ class Opener:
             if shape is RowShape.JSON:
                 raw = rows
             skipped += sum(other.skipped for other in others)
-            log.append(_logged(operation, others))
+            steps.append(_step(operation, others))
         identity = [type(wanted.source).__name__, _plain(wanted.source), *_sizes(wanted.source, self._settings)]
         return OpenedDataset(
-            rows=rows, shape=shape, raw=raw, source=source, identity=identity, operations=log, skipped=skipped
+            rows=rows, shape=shape, raw=raw, source=source, identity=identity, steps=steps, skipped=skipped
         )
 
     def _source(self, source: spec.Source) -> tuple[Rows, RowShape, int]:
@@ -109,10 +110,9 @@ def _sizes(source: spec.Source, settings: DatasetSettings) -> list[object]:
     return [[file.name, file.size] for file in locate_all(source, settings.data_directory)]
 
 
-def _logged(operation: spec.Operation, others: Sequence[OpenedDataset]) -> list[object]:
-    """An operation as a JSON value; datasets in it by their fingerprints."""
+def _step(operation: spec.Operation, others: Sequence[OpenedDataset]) -> Step:
     alone = replace(operation, datasets=()) if isinstance(operation, spec.Concat) else operation
-    return [type(operation).__name__, _plain(alone), *(other.fingerprint for other in others)]
+    return Step(operation=[type(operation).__name__, _plain(alone)], others=tuple(others))
 
 
 def _plain(value: Any) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from sympy.core.evalf import PrecisionExhausted
 _DIGITS = 15
 _RESERVE = 150
 _ZERO = sympy.Rational(1, 10**80)
+_LOW_DEGREE, _FEW_OPERATIONS = 6, 40
 _PRIMES = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37)
 _SIGNS = ((1, 1), (1, 1), (1, -1), (-1, 1), (-1, -1))
 """Of each point, the signs of variables at even and at odd places."""
@@ -31,6 +32,8 @@ def equal(left: sympy.Expr, right: sympy.Expr, *, relative_tolerance: float = 0.
         return _close(left, right, difference, relative_tolerance)
     if difference.is_Rational:
         return False
+    if _is_small(difference) and sympy.expand(difference).is_zero:
+        return True  # what most polynomials come to; evaluating them takes ten times as long
     return _zero_everywhere(difference, left, right)
 
 
@@ -45,6 +48,13 @@ def proportional(left: sympy.Expr, right: sympy.Expr, *, positive: bool) -> bool
         factor = sympy.nsimplify(over / under, rational=True, tolerance=1e-12)
         return not (positive and not factor.is_positive) and equal(left, factor * right)
     return False
+
+
+def _is_small(expression: sympy.Expr) -> bool:
+    """Whether multiplying out is cheap."""
+    powers = (power.exp for power in expression.atoms(sympy.Pow))
+    is_low = all(not exponent.is_Integer or abs(exponent) <= _LOW_DEGREE for exponent in powers)
+    return is_low and expression.count_ops() <= _FEW_OPERATIONS
 
 
 def _close(left: sympy.Expr, right: sympy.Expr, difference: sympy.Expr, relative_tolerance: float) -> bool:

@@ -41,11 +41,16 @@ def load_causal_lm(directory: Path, *, device: str = "cpu", dtype: str = "float3
 def load_tokenizer(directory: Path) -> "PreTrainedTokenizerBase":
     """The tokenizer of a checkpoint directory. Blocks; FailedPrecondition BASE_MODEL_UNUSABLE when there is none.
 
-    A fast tokenizer may be used by one thread at a time.
+    A fast tokenizer may be used by one thread at a time. AutoTokenizer brings torch along (500 MB, several seconds), so
+    it only sees directories whose tokenizer is not written out in one file.
     """
-    from transformers import AutoTokenizer
-
     with _told(directory):
+        if (directory / "tokenizer.json").is_file():
+            from transformers import PreTrainedTokenizerFast
+
+            return PreTrainedTokenizerFast.from_pretrained(directory, local_files_only=True)
+        from transformers import AutoTokenizer
+
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(directory, local_files_only=True)
     return tokenizer
 

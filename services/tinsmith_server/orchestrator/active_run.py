@@ -6,6 +6,7 @@ checkpoints of attempts never collide. For the same reason request ids hold the 
 acts only once; a later one does its steps anew, with the same seeds and so the same results.
 """
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -98,6 +99,7 @@ class ActiveRun:
         self._runs = runs
         self._peers = peers
         self._cause = cause
+        self._recording: asyncio.Task[Run] | None = None
 
     async def open_model(self, fresh: FreshModel) -> OpenedModel:
         """The model at the run's newest checkpoint that can be loaded, with its optimizer; else a fresh model."""
@@ -183,7 +185,17 @@ class ActiveRun:
         await self._append([RunEvent(step=step, notice=Notice(message=message))], RunChange())
 
     async def _append(self, events: Sequence[RunEvent], change: RunChange) -> None:
-        await self._runs.append(self._attempt.run_id, self._attempt.owner, events, change)
+        """Begins to record events, after those before are recorded. The run goes on meanwhile: a record that is lost
+        with the process is of steps that are done again."""
+        await self.settle()
+        record = self._runs.append(self._attempt.run_id, self._attempt.owner, events, change)
+        self._recording = asyncio.ensure_future(record)
+
+    async def settle(self) -> None:
+        """Waits until everything is recorded; raises what kept it from being, for example LeaseLost."""
+        recording, self._recording = self._recording, None
+        if recording is not None:
+            await recording
 
 
 def _checkpoint(step: int, weights: Weights) -> SavedCheckpoint | None:

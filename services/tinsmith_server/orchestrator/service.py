@@ -15,7 +15,9 @@ from tinsmith_server.orchestrator.recipes import recipe_info
 from tinsmith_server.orchestrator.starting import Starter, WantedRun
 from tinsmith_server.orchestrator.store import Registry, RunFilter, Runs
 from tinsmith_server.orchestrator.watching import watch
+from tinsmith_server.serving import checks_request
 from tinsmith_server.serving.errors import Unimplemented
+from tinsmith_server.serving.validation import validate
 
 if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]
@@ -41,7 +43,9 @@ class OrchestratorService(pb_grpc.OrchestratorServiceServicer):
         self._directory = directory
         self._watch_heartbeat_s = watch_heartbeat_s
 
+    @checks_request
     async def StartRun(self, request: pb.StartRunRequest, context: "Context") -> pb.StartRunResponse:
+        _check_all_but_config(request)
         wanted = WantedRun(
             request_id=request.request_id,
             recipe=request.recipe,
@@ -113,3 +117,11 @@ class OrchestratorService(pb_grpc.OrchestratorServiceServicer):
 
     async def GetLineage(self, request: pb.GetLineageRequest, context: "Context") -> pb.GetLineageResponse:
         return pb.GetLineageResponse(models=await self._registry.lineage(request.model_id))
+
+
+def _check_all_but_config(request: pb.StartRunRequest) -> None:
+    """The configuration is checked when it is whole: an override may mend it, and its errors have their own reason."""
+    rest = pb.StartRunRequest()
+    rest.CopyFrom(request)
+    rest.ClearField("config")
+    validate(rest)

@@ -97,7 +97,7 @@ class TorchWorker:
         return QueueStatus(
             waiting=waiting,
             running=running,
-            full=waiting >= self._max_waiting,
+            full=waiting + running >= self._max_waiting + self._max_running,
             estimated_wait_s=(waiting + running) * self._mean_s,
         )
 

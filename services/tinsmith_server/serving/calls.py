@@ -12,11 +12,15 @@ import grpc
 import grpc.aio
 
 from tinsmith_server.serving import telemetry
+from tinsmith_server.serving.errors import Unavailable
 from tinsmith_server.serving.status import status_of
 from tinsmith_server.serving.validation import validate
 
 _log = logging.getLogger("tinsmith.calls")
 _ends_at: ContextVar[float | None] = ContextVar("deadline of the present call", default=None)
+
+_START_PAUSE_S = 0.5
+"""After how long a caller may look again whether a room that is starting is ready."""
 
 H = TypeVar("H", bound=Callable[..., Any])
 Handler = Any  # grpc.RpcMethodHandler, of which grpc has no usable type
@@ -41,6 +45,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self._slow_call_s = slow_call_s
         self._with_metrics = with_metrics
         self._wrapped: dict[str, Handler] = {}
+        self.ready = False
+        """Whether the room has loaded what its answers need. Calls before that are refused with UNAVAILABLE."""
 
     async def intercept_service(
         self,
@@ -73,6 +79,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             call = _Call(self, method, context)
             with telemetry.server_span(method, call.metadata):
                 try:
+                    self._refuse_when_not_ready()
                     return await inner(check(request), context)
                 except BaseException as error:
                     await call.failed(error)
@@ -87,6 +94,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             call = _Call(self, method, context)
             with telemetry.server_span(method, call.metadata):
                 try:
+                    self._refuse_when_not_ready()
                     async for response in inner(check(request), context):
                         yield response
                 except BaseException as error:
@@ -96,6 +104,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                     call.ended()
 
         return answers
+
+    def _refuse_when_not_ready(self) -> None:
+        if not self.ready:
+            message = "the service is starting: try again soon"
+            raise Unavailable(message, reason="NOT_READY", retry_after_s=_START_PAUSE_S)
 
     def report(self, method: str, code: str, seconds: float) -> None:
         """One line for a call, and its metrics."""

@@ -42,8 +42,9 @@ class RoomServer:
         self._settings = settings
         self.room: Room = definition.open(settings)
         self._health = health.aio.HealthServicer()
+        self._calls = CallInterceptor(slow_call_s=settings.slow_call_s, with_metrics=bool(settings.metrics_port))
         self._server = grpc.aio.server(
-            interceptors=[CallInterceptor(slow_call_s=settings.slow_call_s, with_metrics=bool(settings.metrics_port))],
+            interceptors=[self._calls],
             options=_options(settings.max_message_bytes),
         )
         self.address = ""
@@ -85,6 +86,7 @@ class RoomServer:
             await self.room.start()
         except ServiceError as error:
             raise CannotServe(f"{self._definition.name}: {error.message} [{error.reason}]", exit_code=1) from error
+        self._calls.ready = True
         await self._set_health(SERVING)
 
     async def stop(self) -> None:

@@ -50,22 +50,22 @@ def pick_logprobs(logits_MV: Tensor, rows_P: Tensor, targets: Tensor) -> Tensor:
 
 
 class _PickedLogprobs(torch.autograd.Function):
-    """log_softmax at some places. The gradient needs one pass over the logits, and no second matrix of their size."""
+    """log_softmax at some places. Its gradient is written down in one pass over the matrix, without the mostly empty
+    one of the same size that torch would make first."""
 
     @staticmethod
     def forward(context: Any, logits_MV: Tensor, rows_P: Tensor, targets_P: Tensor) -> Tensor:
-        normaliser_M = torch.logsumexp(logits_MV, dim=-1)
-        context.save_for_backward(logits_MV, normaliser_M, rows_P, targets_P)
-        return logits_MV[rows_P, targets_P] - normaliser_M[rows_P]
+        logprobs_MV = torch.log_softmax(logits_MV, dim=-1)
+        context.save_for_backward(logprobs_MV, rows_P, targets_P)
+        return logprobs_MV[rows_P, targets_P]
 
     @staticmethod
     def backward(context: Any, gradient_P: Tensor) -> tuple[Tensor, None, None]:
         """d logprob[row, target] / d logits[row] = onehot(target) - softmax(logits[row])."""
-        logits_MV, normaliser_M, rows_P, targets_P = context.saved_tensors
-        total_M = torch.zeros_like(normaliser_M).index_add_(0, rows_P, gradient_P)
-        gradient_MV = (logits_MV - normaliser_M[:, None]).exp_().mul_(-total_M[:, None])
-        places_P = rows_P * logits_MV.shape[1] + targets_P
-        gradient_MV.view(-1).index_add_(0, places_P, gradient_P)
+        logprobs_MV, rows_P, targets_P = context.saved_tensors
+        total_M = logprobs_MV.new_zeros(len(logprobs_MV)).index_add_(0, rows_P, gradient_P)
+        gradient_MV = logprobs_MV.exp().mul_(-total_M[:, None])
+        gradient_MV.view(-1).index_add_(0, rows_P * logprobs_MV.shape[1] + targets_P, gradient_P)
         return gradient_MV, None, None
 
 

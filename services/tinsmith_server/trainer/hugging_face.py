@@ -1,9 +1,11 @@
 """Any causal language model of `transformers`, by its own forward pass, with the adapter's terms added behind its
 matrices. The road for architectures that `decoder.py` does not compute."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
@@ -53,18 +55,37 @@ class BoundHuggingFace:
 
     def logprobs(self, batch: MicroBatch, targets: Tensor) -> Tensor:
         device = self._model.device
-        tokens_RT = torch.from_numpy(batch.tokens_N[batch.nodes_RT]).to(device)
-        lengths_R = torch.from_numpy(batch.lengths_R).to(device)
-        mask_RT = torch.arange(tokens_RT.shape[1], device=device) < lengths_R[:, None]
+        rows_M, steps_M = batch.row_of_node_N[batch.outputs_M], batch.positions_N[batch.outputs_M]
+        logits, places = [], []
+        for rows in _of_similar_length(batch, np.unique(rows_M)):
+            mine = np.flatnonzero(np.isin(rows_M, rows))
+            logits_RTV = self._logits(batch, rows)
+            logits.append(logits_RTV[np.searchsorted(rows, rows_M[mine]), steps_M[mine]])
+            places.append(mine)
+        order = torch.from_numpy(np.argsort(np.concatenate(places))).to(device)
+        outputs = torch.from_numpy(batch.output_of_target_P).to(device)
+        return pick_logprobs(torch.cat(logits)[order], outputs, targets)
+
+    def _logits(self, batch: MicroBatch, rows: NDArray[np.int64]) -> Tensor:
+        """[rows, T, vocabulary]."""
+        lengths_R = batch.lengths_R[rows]
+        mask_RT = np.arange(lengths_R.max()) < lengths_R[:, None]
+        tokens_RT = np.where(mask_RT, batch.tokens_N[batch.nodes_RT[rows, : mask_RT.shape[1]]], 0)
+        device = self._model.device
         self._model.active = self._adapter
         try:
-            logits_RTV = self._model.logits(tokens_RT.where(mask_RT, 0), mask_RT.long())
+            return self._model.logits(
+                torch.from_numpy(tokens_RT).to(device), torch.from_numpy(mask_RT.astype(np.int64)).to(device)
+            )
         finally:
             self._model.active = None
-        rows_M = torch.from_numpy(batch.row_of_node_N[batch.outputs_M]).to(device)
-        steps_M = torch.from_numpy(batch.positions_N[batch.outputs_M]).to(device)
-        outputs = torch.from_numpy(batch.output_of_target_P).to(device)
-        return pick_logprobs(logits_RTV[rows_M, steps_M], outputs, targets)
 
     def collect(self) -> None:
         """The halves are the graph's own leaves: their gradients are there already."""
+
+
+def _of_similar_length(batch: MicroBatch, rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+    """The rows, those whose lengths are within a factor of 2 together."""
+    size = np.ceil(np.log2(batch.lengths_R[rows]))
+    for each in np.unique(size):
+        yield rows[size == each]

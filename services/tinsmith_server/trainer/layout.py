@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 
 from tinsmith_server.trainer.ragged import Ragged
 
+_KEYS_A_NODE = 4
+"""Attention holds the keys of all rows of a piece, shared or not: at most this many for each node that may be in it."""
+
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
@@ -56,7 +59,8 @@ class MicroBatch:
 
 
 def micro_batches(tokens: Ragged, counts: Bools | None, *, max_nodes: int) -> Iterator[MicroBatch]:
-    """Cuts a batch into pieces of at most `max_nodes` nodes; a longer row is a piece of its own.
+    """Cuts a batch into pieces of at most `max_nodes` nodes, and rows of at most four times as many tokens in all; a
+    longer row is a piece of its own.
 
     `counts` says for each token whether its target is wanted; None wants all. What stands behind the last wanted
     target of a row is not read.
@@ -92,12 +96,14 @@ class _SortedRows:
 
     def cuts(self, max_nodes: int) -> Iterator[tuple[int, int]]:
         new_R = self.lengths_R - self.shared_R
-        total_R = np.cumsum(new_R)
+        nodes_R, keys_R = np.cumsum(new_R), np.cumsum(self.lengths_R)
         start = 0
-        while start < len(total_R):
+        while start < len(nodes_R):
             # The first row of a piece shares nothing, so it brings all its tokens.
-            limit = total_R[start] + max_nodes - self.lengths_R[start]
-            stop = max(int(np.searchsorted(total_R, limit, side="right")), start + 1)
+            own = self.lengths_R[start]
+            by_nodes = np.searchsorted(nodes_R, nodes_R[start] - own + max_nodes, side="right")
+            by_keys = np.searchsorted(keys_R, keys_R[start] - own + _KEYS_A_NODE * max_nodes, side="right")
+            stop = max(int(min(by_nodes, by_keys)), start + 1)
             yield start, stop
             start = stop
 

@@ -10,6 +10,7 @@ import torch
 from tinsmith.trainer.v1 import checkpoint_service_pb2_grpc, trainer_service_pb2_grpc
 from tinsmith_server.models import parse_base_models
 from tinsmith_server.serving import RoomDefinition
+from tinsmith_server.serving.errors import ServiceError
 from tinsmith_server.storage import CheckpointStore
 from tinsmith_server.trainer.checkpoint_service import CheckpointService
 from tinsmith_server.trainer.local import LocalBackend
@@ -72,9 +73,11 @@ class TrainerRoom:
     async def _sweep(self) -> None:
         """Removes from storage what expired, and what interrupted writes left."""
         while True:
-            removed = await asyncio.to_thread(self._store.sweep)
-            if removed:
-                _log.info("swept %d checkpoints that expired or were never finished", removed)
+            try:
+                removed = await asyncio.to_thread(self._store.sweep)
+                _log.debug("swept %d checkpoints that expired or were never finished", removed)
+            except (ServiceError, OSError):
+                _log.warning("could not sweep the checkpoint storage; trying again later", exc_info=True)
             await asyncio.sleep(_SWEEP_EVERY_S)
 
     async def _release_idle(self) -> None:

@@ -36,6 +36,7 @@ class Hub:
         """
         import datasets
 
+        datasets.disable_progress_bars()
         location = self._location(source.id)
         revision = source.revision or None if location == source.id else None
         try:

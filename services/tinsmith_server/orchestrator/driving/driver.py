@@ -82,8 +82,11 @@ class Driver:
         )
         peers = Peers(self._suite, call, attempt.request_id)
         active = ActiveRun(run, attempt, self._runs, peers, cause)
-        with span(f"run {run.recipe}"):
-            return await RECIPES[run.recipe].run(getattr(run.config, run.recipe), active, peers)
+        try:
+            with span(f"run {run.recipe}"):
+                return await RECIPES[run.recipe].run(getattr(run.config, run.recipe), active, peers)
+        finally:
+            await active.settle()
 
     async def _complete(self, attempt: Attempt, made: MadeModel) -> None:
         run = await self._runs.get(attempt.run_id)
