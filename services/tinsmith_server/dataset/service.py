@@ -17,13 +17,13 @@ from tinsmith_server.dataset.cache import OpenDatasets
 from tinsmith_server.dataset.columns import Column
 from tinsmith_server.dataset.datums import build_datums
 from tinsmith_server.dataset.opened import OpenedDataset
-from tinsmith_server.dataset.paging import page
 from tinsmith_server.dataset.reading import BatchReader
 from tinsmith_server.dataset.renderers import Shelf
 from tinsmith_server.dataset.rows import Row
 from tinsmith_server.dataset.sources.catalogue import CATALOGUE
 from tinsmith_server.dataset.streaming import stream_batches
 from tinsmith_server.serving.errors import InvalidArgument
+from tinsmith_server.serving.paging import page
 
 if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]
@@ -37,7 +37,12 @@ class DatasetService(pb_grpc.DatasetServiceServicer):
         self._shelf = shelf
 
     async def ListDatasets(self, request: pb.ListDatasetsRequest, context: "Context") -> pb.ListDatasetsResponse:
-        entries, next_page_token = page([*CATALOGUE.values()], request.page_size, request.page_token)
+        entries, next_page_token = page(
+            sorted(CATALOGUE.values(), key=lambda entry: entry.name),
+            lambda entry: (entry.name,),
+            request.page_size,
+            request.page_token,
+        )
         return pb.ListDatasetsResponse(datasets=map(wire.dataset_info, entries), next_page_token=next_page_token)
 
     async def DescribeDataset(

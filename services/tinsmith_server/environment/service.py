@@ -12,9 +12,9 @@ from tinsmith_server.environment.catalogue import not_served, summaries
 from tinsmith_server.environment.episodes import Episodes
 from tinsmith_server.environment.family import Family
 from tinsmith_server.environment.once import AnswersOnce
-from tinsmith_server.environment.paging import page
 from tinsmith_server.environment.stepping import step
 from tinsmith_server.serving.errors import NotFound
+from tinsmith_server.serving.paging import page
 
 if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]
@@ -35,7 +35,14 @@ class EnvironmentService(pb_grpc.EnvironmentServiceServicer):
     ) -> pb.ListEnvironmentsResponse:
         every = summaries(self._families.values())
         wanted = [summary for summary in every if request.family in ("", summary.family)]
-        found, next_page_token = page(wanted, request.page_size, request.page_token)
+        found, next_page_token = page(
+            wanted,
+            lambda summary: (summary.name,),
+            request.page_size,
+            request.page_token,
+            default_size=100,
+            largest=1000,
+        )
         return pb.ListEnvironmentsResponse(
             environments=map(wire.environment_info, found), next_page_token=next_page_token
         )

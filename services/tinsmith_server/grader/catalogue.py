@@ -1,15 +1,12 @@
 """The list of graders."""
 
-import base64
-import binascii
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tinsmith.grader.v1 import grader_service_pb2 as pb
 from tinsmith_server.grader.options_schema import options_schema
-from tinsmith_server.serving.errors import InvalidArgument
+from tinsmith_server.serving.paging import page
 
-_DEFAULT_SIZE, _LARGEST_SIZE = 50, 500
 _NOT_YET = "not implemented yet"
 _DESCRIPTIONS = {
     "math": ("Mathematical equality: exact, normalised, numeric, then symbolic; or as math-verify.", ""),
@@ -44,11 +41,8 @@ class GraderDescription:
 def list_graders(size: int, token: str) -> tuple[Sequence[GraderDescription], str]:
     """A page of graders by name, and the token of the next page, empty on the last. InvalidArgument with reason
     BAD_PAGE_TOKEN for a token that is not of this server."""
-    after = _name(token)
-    left = [name for name in sorted(_DESCRIPTIONS) if name > after]
-    found = left[: min(size or _DEFAULT_SIZE, _LARGEST_SIZE)]
-    next_token = base64.urlsafe_b64encode(found[-1].encode()).decode() if len(found) < len(left) else ""
-    return [_describe(name) for name in found], next_token
+    names, next_page_token = page(sorted(_DESCRIPTIONS), lambda name: (name,), size, token)
+    return [_describe(name) for name in names], next_page_token
 
 
 def _describe(name: str) -> GraderDescription:
@@ -60,17 +54,3 @@ def _describe(name: str) -> GraderDescription:
         options_schema_json=options_schema(options),
         unavailable_reason=unavailable_reason,
     )
-
-
-def _name(token: str) -> str:
-    try:
-        name = base64.b64decode(token, altchars=b"-_", validate=True).decode()
-    except (binascii.Error, UnicodeDecodeError):
-        name = token
-    if name and name not in _DESCRIPTIONS:
-        raise InvalidArgument(
-            "page_token: is not one of this server; take next_page_token of the last answer",
-            reason="BAD_PAGE_TOKEN",
-            violations=[("page_token", "is not one of this server")],
-        )
-    return name

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import suppress
 
 from tinsmith.orchestrator.v1 import RunState, WatchRunResponse
 from tinsmith_server.orchestrator.store import Runs
@@ -27,7 +28,6 @@ async def watch(runs: Runs, run_id: str, after_seq: int, heartbeat_s: float) -> 
                 continue
             if state in ENDED:
                 return
-            try:
-                await asyncio.wait_for(changed.wait(), heartbeat_s)
-            except TimeoutError:
-                continue
+            with suppress(TimeoutError):
+                async with asyncio.timeout(heartbeat_s):
+                    await changed.wait()

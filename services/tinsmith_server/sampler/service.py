@@ -10,7 +10,7 @@ from tinsmith.sampler.v1 import sampler_service_pb2 as pb
 from tinsmith.sampler.v1 import sampler_service_pb2_grpc as pb_grpc
 from tinsmith_server.sampler import wire
 from tinsmith_server.sampler.backend import Backend
-from tinsmith_server.sampler.paging import page
+from tinsmith_server.serving.paging import page
 
 if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]
@@ -39,7 +39,9 @@ class SamplerService(pb_grpc.SamplerServiceServicer):
         return wire.logprobs_response(await self._backend.logprobs(wire.logprobs_request(request)))
 
     async def ListModels(self, request: pb.ListModelsRequest, context: "Context") -> pb.ListModelsResponse:
-        models, next_page_token = page(self._backend.models(), request.page_size, request.page_token)
+        models, next_page_token = page(
+            self._backend.models(), lambda model: (model.name,), request.page_size, request.page_token
+        )
         return pb.ListModelsResponse(models=map(wire.base_model, models), next_page_token=next_page_token)
 
     async def WatchQueue(

@@ -9,9 +9,9 @@ import grpc.aio
 
 from tinsmith.trainer.v1 import checkpoint_service_pb2 as pb
 from tinsmith.trainer.v1 import checkpoint_service_pb2_grpc as pb_grpc
+from tinsmith_server.serving.paging import page
 from tinsmith_server.storage import CheckpointStore, CheckpointUri, Manifest
 from tinsmith_server.trainer import wire
-from tinsmith_server.trainer.paging import page
 
 if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]

@@ -8,11 +8,11 @@ import grpc.aio
 from tinsmith.trainer.v1 import trainer_service_pb2 as pb
 from tinsmith.trainer.v1 import trainer_service_pb2_grpc as pb_grpc
 from tinsmith_server.serving import checks_request, validate
+from tinsmith_server.serving.paging import page
 from tinsmith_server.storage import CheckpointUri
 from tinsmith_server.trainer import wire
 from tinsmith_server.trainer.backend import Backend
 from tinsmith_server.trainer.hosted_model import HostedModel
-from tinsmith_server.trainer.paging import page
 from tinsmith_server.trainer.registry import ModelRegistry
 
 if TYPE_CHECKING:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from contextlib import suppress
 from dataclasses import dataclass
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -60,10 +61,10 @@ class Supervisor:
                 await self._turn()
             except SQLAlchemyError:
                 _log.exception("the database can't be used; trying again")
-            try:
-                await asyncio.wait_for(self._wake.wait(), self._poll_s)
-            except TimeoutError:
-                continue
+            with suppress(TimeoutError):
+                # Not wait_for, which in Python 3.11 loses a cancellation that comes together with the event.
+                async with asyncio.timeout(self._poll_s):
+                    await self._wake.wait()
 
     async def _turn(self) -> None:
         await self._leases.claim(self._max_running - len(self._driven))
