@@ -51,7 +51,7 @@ class FakeRoom:
             print(f"grader={self._settings.grader} dataset={self._settings.dataset}", flush=True)
 
     async def stop(self) -> None:
-        print(f"{self._name} stopped", flush=True)
+        """Holds nothing."""
 
 
 def rooms() -> dict[str, str]:

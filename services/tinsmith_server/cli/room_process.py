@@ -110,12 +110,13 @@ class RoomProcess:
             )
 
     async def _log_output(self, output: asyncio.StreamReader, listening: asyncio.Event) -> None:
-        """Keeps what the process prints in the log. Its first line says that it has its address."""
+        """The first line that the process prints says that it has its address; the others go into the log."""
+        if await output.readline():
+            listening.set()
         with self.plan.log.open("ab") as log:
             async for line in output:
                 log.write(line)
                 log.flush()
-                listening.set()
 
     async def _until_ready(self, listening: asyncio.Event) -> None:
         await listening.wait()  # before that, another program might answer at the address

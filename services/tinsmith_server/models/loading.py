@@ -44,14 +44,13 @@ def load_tokenizer(directory: Path) -> "PreTrainedTokenizerBase":
     A fast tokenizer may be used by one thread at a time. AutoTokenizer brings torch along (500 MB, several seconds), so
     it only sees directories whose tokenizer is not written out in one file.
     """
+    loader: Any
+    if (directory / "tokenizer.json").is_file():
+        from transformers import PreTrainedTokenizerFast as loader
+    else:
+        from transformers import AutoTokenizer as loader
     with _told(directory):
-        if (directory / "tokenizer.json").is_file():
-            from transformers import PreTrainedTokenizerFast
-
-            return PreTrainedTokenizerFast.from_pretrained(directory, local_files_only=True)
-        from transformers import AutoTokenizer
-
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        tokenizer: PreTrainedTokenizerBase = loader.from_pretrained(directory, local_files_only=True)
     return tokenizer
 
 

@@ -5,8 +5,7 @@ from collections.abc import AsyncGenerator
 from contextlib import suppress
 
 from tinsmith.orchestrator.v1 import RunState, WatchRunResponse
-from tinsmith_server.orchestrator.store import Runs
-from tinsmith_server.orchestrator.store.runs import ENDED
+from tinsmith_server.orchestrator.store import ENDED, Runs
 
 _EVENTS_A_MESSAGE = 500
 

@@ -8,29 +8,17 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
+from tinsmith_server.models.llama_family import RotaryTable, qk_norm_of
 from tinsmith_server.sampler import decoder
 from tinsmith_server.sampler.adapter import Adapter, check_base_copies, checked, unfit
 from tinsmith_server.sampler.causal import Prompts
-from tinsmith_server.sampler.decoder import Layer, Rotary, Shape, Weights
+from tinsmith_server.sampler.decoder import Layer, Shape, Weights
 from tinsmith_server.sampler.kv_cache import Grid, LayerCache, Rows
 from tinsmith_server.sampler.linear import Linear, Lora, fuse
 from tinsmith_server.sampler.model_facts import ModelFacts
 
-_FAMILY = frozenset({"llama", "qwen2", "qwen3"})
-_STATIC_ROTARY = frozenset({"default", "linear", "llama3", "yarn"})
 _SCORED_TOGETHER = 1 << 16
 _ATTENTION = ("q_proj", "k_proj", "v_proj")
-
-
-def supports(model: PreTrainedModel) -> bool:
-    """Whether this forward pass computes what the model's own does."""
-    config = model.config
-    return (
-        config.model_type in _FAMILY
-        and config.hidden_act == "silu"
-        and config.rope_parameters.get("rope_type", "default") in _STATIC_ROTARY
-        and set(getattr(config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
-    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,7 +50,7 @@ class LlamaFamilyModel(ModelFacts):
             head_size=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
             norm_epsilon=config.rms_norm_eps,
         )
-        self._rotary = Rotary(cos=torch.empty(0), signed_sin=torch.empty(0))
+        self.rotary = RotaryTable(model)
         self._base = self._build({}, None)
         self._share_memory()
 
@@ -79,17 +67,6 @@ class LlamaFamilyModel(ModelFacts):
             loras[name] = Lora(a_RI=self._placed(fitting.a_RI), b_OR=self._placed(fitting.b_OR))
         weights = self._build(loras, self._base)
         return LlamaWeights(model=self, weights=weights, extra_bytes=_extra_bytes(weights, self._base))
-
-    def rotary(self, positions: int) -> Rotary:
-        """Factors of at least `positions` positions, from the model's own rotary module."""
-        if len(self._rotary.cos) < positions:
-            ids = torch.arange(1 << (positions - 1).bit_length(), device=self.device)
-            like = torch.empty(1, device=self.device, dtype=self._base.embedding.dtype)
-            cos, sin = self._model.model.rotary_emb(like, ids[None])
-            half = cos.shape[-1] // 2
-            sin = torch.cat([-sin[..., :half], sin[..., half:]], dim=-1)
-            self._rotary = Rotary(cos=cos[0][:, None], signed_sin=sin[0][:, None])
-        return self._rotary
 
     def _placed(self, half: Tensor) -> Tensor:
         return half.to(self.device, self._base.embedding.dtype)
@@ -118,25 +95,19 @@ class LlamaFamilyModel(ModelFacts):
         def linear(path: str) -> Linear:
             return _linear(self._linears[f"{prefix}.{path}"], loras.get(f"{prefix}.{path}"), merge=merge)
 
+        heads = {"query_heads": self.shape.query_heads, "kv_heads": self.shape.kv_heads}
         attention = [f"self_attn.{name}" for name in _ATTENTION]
         shared = base is not None and not any(f"{prefix}.{path}" in loras for path in attention)
         return Layer(
             attention_norm=module.input_layernorm.weight.detach(),
             qkv=base.qkv if base is not None and shared else fuse([linear(path) for path in attention]),
-            qk_norm=self._qk_norm(module.self_attn) if base is None else base.qk_norm,
+            qk_norm=qk_norm_of(module.self_attn, **heads) if base is None else base.qk_norm,
             attention_out=linear("self_attn.o_proj"),
             mlp_norm=module.post_attention_layernorm.weight.detach(),
             gate=linear("mlp.gate_proj"),
             up=linear("mlp.up_proj"),
             down=linear("mlp.down_proj"),
         )
-
-    def _qk_norm(self, attention: nn.Module) -> Tensor | None:
-        if not hasattr(attention, "q_norm"):
-            return None
-        query = attention.get_parameter("q_norm.weight").detach().expand(self.shape.query_heads, -1)
-        key = attention.get_parameter("k_norm.weight").detach().expand(self.shape.kv_heads, -1)
-        return torch.cat([query, key])
 
     def _share_memory(self) -> None:
         """Points the module's projections into the fused matrices, so that they exist once."""
@@ -163,7 +134,7 @@ class LlamaBatch:
         laid = 0
         for start, stop in _pieces([len(prompt) for prompt in self._prompts], self._model.prefill_tokens):
             tokens_PT = pad_sequence(self._prompts[start:stop], batch_first=True)
-            rotary = self._model.rotary(tokens_PT.shape[1])
+            rotary = self._model.rotary.up_to(tokens_PT.shape[1])
             last_P = None if self._keep_positions else self._lengths_P[start:stop] - 1
             hidden_Nd, layers = decoder.prefill(self._weights, self._model.shape, rotary, tokens_PT, last_P)
             hidden.append(hidden_Nd)
@@ -203,7 +174,7 @@ class LlamaBatch:
             prompt_mask_P1T=self._prompt_mask,
             grid=self._grid,
         )
-        rotary = self._model.rotary(self._longest + self._answered + 1)
+        rotary = self._model.rotary.up_to(self._longest + self._answered + 1)
         hidden_Bd = decoder.decode(self._weights, self._model.shape, rotary, tokens_B, rows, self._caches)
         self._answered += 1
         return self._weights.head(hidden_Bd).float()

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 from transformers import PreTrainedModel
 
 from tinsmith_server.models import BaseModel, find_directory, load_causal_lm, load_tokenizer
+from tinsmith_server.models.llama_family import is_plain_member
 from tinsmith_server.sampler.causal import CausalModel
 from tinsmith_server.sampler.hugging_face import HuggingFaceModel
-from tinsmith_server.sampler.llama_family import LlamaFamilyModel, supports
+from tinsmith_server.sampler.llama_family import LlamaFamilyModel
 from tinsmith_server.sampler.local import LoadedModel
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class ModelLoader:
         return LoadedModel(model=self._causal(model, name), text=TokenizerText(load_tokenizer(directory)))
 
     def _causal(self, model: PreTrainedModel, name: str) -> CausalModel:
-        if not supports(model):
+        if not is_plain_member(model):
             return HuggingFaceModel(model, name=name)
         return LlamaFamilyModel(
             model, name=name, merge_limit_bytes=self._merge_limit_bytes, prefill_tokens=self._prefill_tokens

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tinsmith_server.models.llama_family import Rotary
 from tinsmith_server.trainer.layout import Grid, MicroBatch
 from tinsmith_server.trainer.linear import Linear
 from tinsmith_server.trainer.rms_norm import rms_norm
@@ -50,24 +51,6 @@ class Weights:
     embedding: Tensor
     layers: tuple[Layer, ...]
     norm: Tensor
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Rotary:
-    """Rotary position embedding (Su et al. 2021) as two factors: x cos + swap(x) sin, swap exchanging the halves."""
-
-    cos: Tensor
-    """[positions, 1, head_size]."""
-    signed_sin: Tensor
-    """Same shape; the first half carries the minus sign of the rotation."""
-
-    def at(self, positions: Tensor) -> "Rotary":
-        """The factors of these positions, one a token."""
-        return Rotary(cos=self.cos[positions], signed_sin=self.signed_sin[positions])
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """[tokens, heads, head_size] -> the same, rotated."""
-        return torch.addcmul(x * self.cos, x.roll(x.shape[-1] // 2, -1), self.signed_sin)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,27 +4,14 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from tinsmith_server.models.llama_family import RotaryTable, qk_norm_of
 from tinsmith_server.trainer import decoder
 from tinsmith_server.trainer.adapter import Adapter
-from tinsmith_server.trainer.decoder import Layer, Rotary, Sizes, Weights
+from tinsmith_server.trainer.decoder import Layer, Sizes, Weights
 from tinsmith_server.trainer.head import target_logprobs
 from tinsmith_server.trainer.layout import MicroBatch
 from tinsmith_server.trainer.linear import GradientBridge, Linear, Projection, adapted, fused, single
 from tinsmith_server.trainer.model_facts import ModelFacts
-
-_FAMILY = frozenset({"llama", "qwen2", "qwen3"})
-_STATIC_ROTARY = frozenset({"default", "linear", "llama3", "yarn"})
-
-
-def supports(model: PreTrainedModel) -> bool:
-    """Whether this forward pass computes what the model's own does."""
-    config = model.config
-    return (
-        config.model_type in _FAMILY
-        and config.hidden_act == "silu"
-        and config.rope_parameters.get("rope_type", "default") in _STATIC_ROTARY
-        and set(getattr(config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
-    )
 
 
 class LlamaFamilyModel(ModelFacts):
@@ -44,8 +31,9 @@ class LlamaFamilyModel(ModelFacts):
         self.norm = model.model.norm.weight.detach()
         self.head = single("lm_head", model.lm_head)
         self.layers = [_BaseLayer(f"model.layers.{index}", module) for index, module in enumerate(model.model.layers)]
-        self._qk_norms = [self._qk_norm(module.self_attn) for module in model.model.layers]
-        self._rotary = Rotary(cos=torch.empty(0), signed_sin=torch.empty(0))
+        heads = {"query_heads": self.sizes.query_heads, "kv_heads": self.sizes.kv_heads}
+        self._qk_norms = [qk_norm_of(module.self_attn, **heads) for module in model.model.layers]
+        self.rotary = RotaryTable(model)
 
     def bind(self, adapter: Adapter) -> "BoundLlama":
         return BoundLlama(self, adapter)
@@ -53,24 +41,6 @@ class LlamaFamilyModel(ModelFacts):
     def qk_norm(self, index: int) -> Tensor | None:
         """Norm weights of the heads of one layer."""
         return self._qk_norms[index]
-
-    def rotary(self, positions: int) -> Rotary:
-        """Factors of at least `positions` positions, from the model's own rotary module."""
-        if len(self._rotary.cos) < positions:
-            ids = torch.arange(1 << (positions - 1).bit_length(), device=self.device)
-            like = torch.empty(1, device=self.device, dtype=self.embedding.dtype)
-            cos, sin = self._model.model.rotary_emb(like, ids[None])
-            half = cos.shape[-1] // 2
-            sin = torch.cat([-sin[..., :half], sin[..., half:]], dim=-1)
-            self._rotary = Rotary(cos=cos[0][:, None], signed_sin=sin[0][:, None])
-        return self._rotary
-
-    def _qk_norm(self, attention: nn.Module) -> Tensor | None:
-        if not hasattr(attention, "q_norm"):
-            return None
-        query = attention.get_parameter("q_norm.weight").detach().expand(self.sizes.query_heads, -1)
-        key = attention.get_parameter("k_norm.weight").detach().expand(self.sizes.kv_heads, -1)
-        return torch.cat([query, key])
 
 
 class BoundLlama:
@@ -99,7 +69,7 @@ class BoundLlama:
         self._head = linear(model.head)
 
     def logprobs(self, batch: MicroBatch, targets: Tensor) -> Tensor:
-        rotary = self._model.rotary(int(batch.lengths_R.max()))
+        rotary = self._model.rotary.up_to(int(batch.lengths_R.max()))
         hidden_Md = decoder.hidden_states(self._weights, self._model.sizes, rotary, batch)
         outputs = torch.from_numpy(batch.output_of_target_P).to(hidden_Md.device)
         return target_logprobs(self._head, hidden_Md, outputs, targets, self._model.vocabulary)

@@ -7,12 +7,13 @@ import numpy as np
 from transformers import PreTrainedModel
 
 from tinsmith_server.models import BaseModel, find_directory, load_causal_lm
+from tinsmith_server.models.llama_family import is_plain_member
 from tinsmith_server.serving.errors import NotFound
 from tinsmith_server.storage import LoraShape
-from tinsmith_server.trainer import llama_family
 from tinsmith_server.trainer.backend import BaseModelSummary
 from tinsmith_server.trainer.causal import CausalModel
 from tinsmith_server.trainer.hugging_face import HuggingFaceModel
+from tinsmith_server.trainer.llama_family import LlamaFamilyModel
 from tinsmith_server.trainer.losses import CrossEntropy
 from tinsmith_server.trainer.ragged import Ragged
 from tinsmith_server.trainer.request import AdamParams, Batch, TrainingCall
@@ -64,8 +65,8 @@ class LocalBackend:
 
 def causal_model(model: PreTrainedModel, *, name: str) -> CausalModel:
     """A `transformers` model with the fastest forward pass that computes what its own does."""
-    if llama_family.supports(model):
-        return llama_family.LlamaFamilyModel(model, name=name)
+    if is_plain_member(model):
+        return LlamaFamilyModel(model, name=name)
     return HuggingFaceModel(model, name=name)
 
 

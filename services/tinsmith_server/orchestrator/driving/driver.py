@@ -16,9 +16,9 @@ from tinsmith_server.orchestrator.driving.recoveries import Recoveries
 from tinsmith_server.orchestrator.peers import Caller, CallFailed, Peers, RunCancelled, StateLost
 from tinsmith_server.orchestrator.recipes import RECIPES
 from tinsmith_server.orchestrator.settings import OrchestratorSettings
-from tinsmith_server.orchestrator.store import LeaseLost, Registry, RunChange, Runs
+from tinsmith_server.orchestrator.store import ENDED, LeaseLost, Registry, RunChange, Runs
 from tinsmith_server.orchestrator.store.registry import NewModel
-from tinsmith_server.orchestrator.store.runs import ENDED, state_changed
+from tinsmith_server.orchestrator.store.runs import state_changed
 from tinsmith_server.serving import span
 
 _log = logging.getLogger(__name__)

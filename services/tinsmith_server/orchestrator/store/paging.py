@@ -2,16 +2,13 @@
 
 import base64
 import binascii
-from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from sqlalchemy import Column, Row, Select, tuple_
 
 from tinsmith_server.serving.errors import InvalidArgument
 
 DEFAULT_SIZE, LARGEST_SIZE = 50, 500
-
-Rows = TypeVar("Rows", bound=Sequence[Row[Any]])
 
 
 def page(statement: Select[Any], time: Column[int], name: Column[str], size: int, token: str) -> Select[Any]:

@@ -1,78 +1,24 @@
 """Runs: a row each, append-only events, checkpoints."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Row, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
-from tinsmith.orchestrator.v1 import RecipeConfig, Run, RunError, RunEvent, RunState, StateChanged
+from tinsmith.orchestrator.v1 import Run, RunError, RunEvent, RunState, StateChanged
 from tinsmith_server.orchestrator.store.changes import Changes
 from tinsmith_server.orchestrator.store.clock import now_ns, timestamp
 from tinsmith_server.orchestrator.store.database import Database
 from tinsmith_server.orchestrator.store.leases import check_lease
 from tinsmith_server.orchestrator.store.paging import page, page_length, token_after
 from tinsmith_server.orchestrator.store.rows import event_of, run_of
+from tinsmith_server.orchestrator.store.run_values import ENDED, NewRun, RunChange, RunFilter, SavedCheckpoint
 from tinsmith_server.orchestrator.store.schema import checkpoints, events, leases, runs
 from tinsmith_server.serving.errors import FailedPrecondition, NotFound
 
-ENDED = frozenset({RunState.RUN_STATE_COMPLETED, RunState.RUN_STATE_FAILED, RunState.RUN_STATE_CANCELLED})
 _RESUMABLE = frozenset({RunState.RUN_STATE_FAILED, RunState.RUN_STATE_CANCELLED})
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class NewRun:
-    """A run to be accepted."""
-
-    run_id: str
-    request_id: str
-    """Empty when the caller gave none."""
-    recipe: str
-    config: RecipeConfig
-    total_steps: int
-    display_name: str
-    labels: Mapping[str, str]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SavedCheckpoint:
-    """A training checkpoint of a run and the sampler weights saved with it."""
-
-    step: int
-    """Steps done when it was saved."""
-    checkpoint_uri: str
-    sampler_uri: str
-    adapter_sha256: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RunChange:
-    """What events change in the row of their run; None leaves a value as it is."""
-
-    state: "RunState.ValueType | None" = None
-    step: int | None = None
-    error: RunError | None = None
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    """Put over the latest values."""
-    checkpoint: SavedCheckpoint | None = None
-    """The run's newest checkpoint from now on."""
-    forget_checkpoint: bool = False
-    """The run has no checkpoint any more."""
-
-    @property
-    def must_be_durable(self) -> bool:
-        """Whether a power failure may not undo it."""
-        return self.state is not None or self.checkpoint is not None or self.forget_checkpoint
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RunFilter:
-    """Which runs a list shows; empty values show all."""
-
-    state: int = 0
-    recipe: str = ""
 
 
 class Runs:

@@ -10,6 +10,12 @@ depends_on = None
 
 
 def upgrade() -> None:
+    _create_runs()
+    _create_what_belongs_to_runs()
+    _create_models_and_services()
+
+
+def _create_runs() -> None:
     op.create_table(
         "runs",
         sa.Column("run_id", sa.String, primary_key=True),
@@ -33,6 +39,9 @@ def upgrade() -> None:
         sa.Column("cancel_requested", sa.Boolean, nullable=False),
     )
     op.create_index("runs_newest_first", "runs", ["create_time_ns", "run_id"])
+
+
+def _create_what_belongs_to_runs() -> None:
     op.create_table(
         "events",
         sa.Column("run_id", sa.String, sa.ForeignKey("runs.run_id"), primary_key=True),
@@ -56,6 +65,9 @@ def upgrade() -> None:
         sa.Column("owner", sa.String, nullable=False),
         sa.Column("expire_time_ns", sa.BigInteger, nullable=False),
     )
+
+
+def _create_models_and_services() -> None:
     op.create_table(
         "models",
         sa.Column("model_id", sa.String, primary_key=True),
