@@ -1,5 +1,6 @@
 """The commands and their options. Each imports what it needs when it is called, so that `--help` is quick."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -40,6 +41,8 @@ DetachOption = Annotated[bool, typer.Option("--detach", help="Return at once; th
 
 def main() -> None:
     """The program. Failures that are the user's business are one line on stderr and an exit code."""
+    # gRPC reads it when it is loaded; by default it tells the user of every connection that ends.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     try:
         app()
     except Exception as error:  # what is no user's business is raised again
