@@ -23,7 +23,7 @@ def test_a_run_is_watched_to_its_end_in_plain_lines(orchestrator: Fake) -> None:
         "run r1 of math_rl, 2 steps",
         "step 1/2  reward 0.250  correct 0.500  seconds 0.070",
         "step 2/2  reward 0.250  correct 0.750  seconds 0.070",
-        "step 2/2  evaluation: correct on held-out problems 0.900",
+        "step 2/2  evaluation: correct on test problems, greedy 0.900",
         "run r1:",
         "metric                last value",
         "env/all/correct       0.5",

@@ -21,9 +21,11 @@ import numpy as np
 from tinsmith.arrays import flat_and_offsets, ragged, ragged_of, rows
 from tinsmith.dataset.v1 import (
     Batch,
+    DatasetInfo,
     DatasetServiceServicer,
     DescribeDatasetResponse,
     GetBatchResponse,
+    ListDatasetsResponse,
     add_DatasetServiceServicer_to_server,
 )
 from tinsmith.environment.v1 import (
@@ -302,6 +304,9 @@ class FakeData(DatasetServiceServicer, RendererServiceServicer):
     def __init__(self, faults: Faults) -> None:
         self.faults = faults
         self.batches: list[Any] = []
+
+    async def ListDatasets(self, request: Any, context: Any) -> Any:
+        return ListDatasetsResponse(datasets=[DatasetInfo(name=name, options={"seed": "0"}) for name in DATASETS])
 
     async def DescribeDataset(self, request: Any, context: Any) -> Any:
         return DescribeDatasetResponse(rows=1000, fingerprint=digest(request.dataset.SerializeToString()))

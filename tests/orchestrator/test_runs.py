@@ -56,6 +56,19 @@ async def test_evaluations_are_greedy_and_ask_other_problems(orchestra: Bench) -
     assert splits.count("test") == 3 + 1, "one evaluation batch each, and the check before the start"
 
 
+@pytest.mark.parametrize(
+    ("overrides", "seed"),
+    [({"seed": "5"}, "5"), ({}, "0"), ({"seed": "-1"}, str((1 << 63) - 1)), ({"problem_options": "seed=7"}, "7")],
+)
+async def test_problems_drawn_at_random_are_drawn_by_the_seed_of_the_run(
+    orchestra: Bench, overrides: dict[str, str], seed: str
+) -> None:
+    await orchestra.finished((await orchestra.start(**overrides)).run_id)
+    asked = {batch.dataset.catalogue.split: batch.dataset.catalogue.options for batch in orchestra.fakes.data.batches}
+    assert asked[""]["seed"] == seed
+    assert asked["test"].get("seed") == (seed if "problem_options" in overrides else None), "tests stay the same"
+
+
 async def test_a_dataset_of_the_callers_own_is_split_by_the_seed(orchestra: Bench) -> None:
     await orchestra.finished((await orchestra.start(**{"dataset.hub.id": "some/problems"})).run_id)
     datasets = [batch.dataset for batch in orchestra.fakes.data.batches]

@@ -149,7 +149,7 @@ def print_summary(history: History, console: Console) -> None:
             ("at the end (five steps)", slice(-5, None), slice(-1, None)),
         )
     ]
-    headings = ("", "reward", "correct", "correct on held-out problems")
+    headings = ("", "reward", "correct", "correct on test problems, greedy")
     print_table(console, headings, rows, title="what it learned")
 
 

@@ -16,7 +16,7 @@ from tinsmith_server.cli.output import print_table, say
 HEADLINES: Mapping[str, str] = {
     "env/all/reward/total": "reward",
     "env/all/correct": "correct",
-    "test/env/all/correct": "correct on held-out problems",
+    "test/env/all/correct": "correct on test problems, greedy",
     "optim/entropy": "entropy",
     "time/total": "seconds",
 }

@@ -28,7 +28,7 @@ def learning_curve(history: History, *, form: Literal["png", "svg"]) -> bytes:
         if TEST_CORRECT in metrics
     ]
     if tests:
-        axes.plot(*zip(*tests, strict=True), "o", label="correct, held-out problems, greedy", markersize=6)
+        axes.plot(*zip(*tests, strict=True), "o", label="correct, test problems, greedy", markersize=6)
     axes.set(
         xlabel="step", ylabel="mean over the answers of a step", title=history.run.display_name or history.run.recipe
     )

@@ -1,10 +1,17 @@
 """The dataset service: problems in batches."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from tinsmith.aio import Suite
-from tinsmith.dataset.v1 import Batching, Cursor, DatasetSpec, DescribeDatasetRequest, GetBatchRequest
+from tinsmith.dataset.v1 import (
+    Batching,
+    Cursor,
+    DatasetSpec,
+    DescribeDatasetRequest,
+    GetBatchRequest,
+    ListDatasetsRequest,
+)
 from tinsmith.types.v1 import Problem
 from tinsmith_server.orchestrator.peers.caller import Caller
 from tinsmith_server.orchestrator.peers.failures import CallFailed
@@ -52,6 +59,12 @@ class Dataset:
                 "operations with canonicalize to the shape problem",
             )
         return [row.problem for row in answer.batch.rows]
+
+    async def options(self, entry: str) -> Collection[str]:
+        """Names of the options of a catalogue entry; none when there is no such entry."""
+        request = ListDatasetsRequest(page_size=500)
+        answer = await self._call("dataset", self._suite.datasets.ListDatasets, request)
+        return {name for dataset in answer.datasets if dataset.name == entry for name in dataset.options}
 
     async def describe(self, dataset: DatasetSpec) -> DatasetFacts:
         """Facts about a dataset."""

@@ -57,7 +57,7 @@ class MathSetting:
 
 async def open_setting(config: MathRlConfig, peers: Peers) -> MathSetting:
     """The setting; asks the dataset service for facts about the problems."""
-    dataset = _dataset(config, held_out=False)
+    dataset = await _problems(config, peers)
     facts = await peers.dataset.describe(dataset)
     training = Batching(
         batch_size=config.groups_per_batch,
@@ -66,8 +66,7 @@ async def open_setting(config: MathRlConfig, peers: Peers) -> MathSetting:
         seed=derived_seed(config.seed, "problems"),
         continuous=True,
     )
-    held_out = _dataset(config, held_out=True)
-    held_out.operations.append(Operation(take=Take(count=config.eval_problems)))
+    held_out = _held_out(config)
     evaluation = Batching(batch_size=min(config.eval_problems, EVALUATION_BATCH), epochs=1)
     return MathSetting(
         config=config,
@@ -77,20 +76,40 @@ async def open_setting(config: MathRlConfig, peers: Peers) -> MathSetting:
     )
 
 
-def _dataset(config: MathRlConfig, *, held_out: bool) -> DatasetSpec:
-    """The problems to train on, or those held out: the catalogue's test split, or of a dataset of the caller's own as
-    many as an evaluation asks, which a shuffle by the run's seed puts first."""
-    spec = DatasetSpec()
-    if not config.HasField("dataset"):
-        options = problem_options(config.problem_options)
-        split = _TEST_SPLIT if held_out else ""
-        spec.catalogue.CopyFrom(CatalogueSource(name=config.problems, split=split, options=options))
+async def _problems(config: MathRlConfig, peers: Peers) -> DatasetSpec:
+    """The problems to train on: a catalogue entry, or a dataset of the caller's own without what is held out.
+
+    An entry that draws its problems at random takes a seed: the run's, unless the options name one.
+    """
+    if config.HasField("dataset"):
+        spec = _shuffled(config)
+        if config.eval_every:
+            spec.operations.append(Operation(skip=Skip(count=config.eval_problems)))
         return spec
+    options = dict(problem_options(config.problem_options))
+    if "seed" in await peers.dataset.options(config.problems):
+        options.setdefault("seed", str(config.seed % (1 << 63)))
+    return DatasetSpec(catalogue=CatalogueSource(name=config.problems, options=options))
+
+
+def _held_out(config: MathRlConfig) -> DatasetSpec:
+    """The catalogue entry's test split, the same for every run; or the first problems of a dataset of the caller's own,
+    shuffled, as many as an evaluation asks."""
+    if config.HasField("dataset"):
+        spec = _shuffled(config)
+    else:
+        options = problem_options(config.problem_options)
+        spec = DatasetSpec(catalogue=CatalogueSource(name=config.problems, split=_TEST_SPLIT, options=options))
+    spec.operations.append(Operation(take=Take(count=config.eval_problems)))
+    return spec
+
+
+def _shuffled(config: MathRlConfig) -> DatasetSpec:
+    """The caller's dataset; in an order of the run's seed when some of it is to be held out."""
+    spec = DatasetSpec()
     spec.CopyFrom(config.dataset)
     if config.eval_every:
         spec.operations.append(Operation(shuffle=Shuffle(seed=derived_seed(config.seed, "held out"))))
-        if not held_out:
-            spec.operations.append(Operation(skip=Skip(count=config.eval_problems)))
     return spec
 
 

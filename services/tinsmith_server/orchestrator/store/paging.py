@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import Column, Row, Select, tuple_
 
-from tinsmith_server.serving.errors import InvalidArgument
+from tinsmith_server.serving.paging import bad_page_token, key_of, token_of
 
 DEFAULT_SIZE, LARGEST_SIZE = 50, 500
 
@@ -25,16 +25,12 @@ def page_length(size: int) -> int:
 
 def token_after(row: Row[Any], name: str) -> str:
     """The token that goes on after this row, whose name is in the named column."""
-    return base64.urlsafe_b64encode(f"{row.create_time_ns}:{getattr(row, name)}".encode()).decode()
+    return token_of((str(row.create_time_ns), getattr(row, name)))
 
 
 def _place(token: str) -> tuple[int, str]:
     try:
-        time_ns, _, name = base64.b64decode(token, altchars=b"-_", validate=True).decode().partition(":")
+        time_ns, name = key_of(token)
         return int(time_ns), name
-    except (binascii.Error, ValueError):
-        raise InvalidArgument(
-            "page_token: is not one of this server; take next_page_token of the last answer",
-            reason="BAD_PAGE_TOKEN",
-            violations=[("page_token", "is not one of this server")],
-        ) from None
+    except ValueError:
+        raise bad_page_token() from None
