@@ -70,9 +70,7 @@ def contract(_: str, out: Path) -> None:
 
 def buf_generate(language: str, out: Path) -> None:
     """One language of buf.gen.<language>.yaml."""
-    subprocess.run(
-        ["buf", "generate", "--template", f"proto/buf.gen.{language}.yaml", "-o", out], cwd=ROOT, check=True
-    )
+    subprocess.run(["buf", "generate", "--template", f"proto/buf.gen.{language}.yaml", "-o", out], cwd=ROOT, check=True)
 
 
 if __name__ == "__main__":

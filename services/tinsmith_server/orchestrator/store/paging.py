@@ -1,7 +1,5 @@
 """Pages of lists that are ordered newest first: the token is the place of the last item of the page before."""
 
-import base64
-import binascii
 from typing import Any
 
 from sqlalchemy import Column, Row, Select, tuple_
