@@ -16,19 +16,21 @@ from tinsmith.trainer.v1 import CheckpointServiceStub, TrainerServiceStub
 class Service:
     """One gRPC service."""
 
+    full_name: str
+    """As calls name it, for example "tinsmith.trainer.v1.TrainerService"."""
     process: str
     """The process that serves it, as `Addresses` names it."""
     stub: Callable[..., object]
 
 
 SERVICES: Mapping[str, Service] = {
-    "trainer": Service("trainer", TrainerServiceStub),
-    "checkpoints": Service("trainer", CheckpointServiceStub),
-    "sampler": Service("sampler", SamplerServiceStub),
-    "datasets": Service("dataset", DatasetServiceStub),
-    "renderer": Service("dataset", RendererServiceStub),
-    "grader": Service("grader", GraderServiceStub),
-    "environment": Service("environment", EnvironmentServiceStub),
-    "orchestrator": Service("orchestrator", OrchestratorServiceStub),
+    "trainer": Service("tinsmith.trainer.v1.TrainerService", "trainer", TrainerServiceStub),
+    "checkpoints": Service("tinsmith.trainer.v1.CheckpointService", "trainer", CheckpointServiceStub),
+    "sampler": Service("tinsmith.sampler.v1.SamplerService", "sampler", SamplerServiceStub),
+    "datasets": Service("tinsmith.dataset.v1.DatasetService", "dataset", DatasetServiceStub),
+    "renderer": Service("tinsmith.renderer.v1.RendererService", "dataset", RendererServiceStub),
+    "grader": Service("tinsmith.grader.v1.GraderService", "grader", GraderServiceStub),
+    "environment": Service("tinsmith.environment.v1.EnvironmentService", "environment", EnvironmentServiceStub),
+    "orchestrator": Service("tinsmith.orchestrator.v1.OrchestratorService", "orchestrator", OrchestratorServiceStub),
 }
 """Attribute of a Suite -> the service behind it."""

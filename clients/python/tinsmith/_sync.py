@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 class Suite:
     """Every service of a suite, as its stub: `suite.trainer.CreateModel(request, timeout=...)`.
 
-    Calls raise TinsmithError. A unary call without `timeout` has a deadline of ten minutes; streams have none. A call
-    that fails with UNAVAILABLE is tried up to four times.
+    Calls raise TinsmithError. A unary call without `timeout` has a deadline of ten minutes; streams have none. A unary
+    call that fails with UNAVAILABLE is tried up to four times.
     """
 
     trainer: "TrainerServiceStub"

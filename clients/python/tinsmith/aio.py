@@ -35,9 +35,9 @@ Metadata = Sequence[tuple[str, str]]
 class Suite:
     """Every service of a suite, as its stub: `await suite.trainer.CreateModel(request, timeout=...)`.
 
-    Calls raise TinsmithError; streams are async iterators. Unary calls without `timeout` get ten minutes,
-    streams have none. A call that fails with UNAVAILABLE is tried up to four times; with `wait_for_ready` a service
-    that is away is waited for until the deadline.
+    Calls raise TinsmithError; streams are async iterators. Unary calls without `timeout` get ten minutes, streams have
+    none. A unary call that fails with UNAVAILABLE is tried up to four times; with `wait_for_ready` a service that is
+    away is waited for until the deadline.
     """
 
     trainer: "TrainerServiceAsyncStub"

@@ -10,20 +10,11 @@ from google.protobuf.descriptor_pool import Default
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-import tinsmith.aio  # noqa: F401  # loads the descriptors of every service
 from tinsmith import Addresses
 from tinsmith._channel import channel_options
+from tinsmith._services import SERVICES
 
-PROCESS_OF: Mapping[str, str] = {
-    "tinsmith.trainer.v1.TrainerService": "trainer",
-    "tinsmith.trainer.v1.CheckpointService": "trainer",
-    "tinsmith.sampler.v1.SamplerService": "sampler",
-    "tinsmith.dataset.v1.DatasetService": "dataset",
-    "tinsmith.renderer.v1.RendererService": "dataset",
-    "tinsmith.grader.v1.GraderService": "grader",
-    "tinsmith.environment.v1.EnvironmentService": "environment",
-    "tinsmith.orchestrator.v1.OrchestratorService": "orchestrator",
-}
+PROCESS_OF: Mapping[str, str] = {service.full_name: service.process for service in SERVICES.values()}
 """Full name of each service -> the process that serves it."""
 
 

@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 
 from tinsmith.aio import Suite
 from tinsmith.environment.v1 import (
-    Action,
     CreateEpisodesRequest,
     EnvironmentSpec,
     EpisodeEnd,
@@ -83,27 +82,30 @@ class Environment:
 
     async def act(self, episodes: EpisodeGroups, said: Said, *, call: str) -> Outcomes:
         """Says one message in each episode. StateLost when the environment no longer has an episode."""
-        actions = [
-            Action(episode_id=episode_id, message=response.message, termination=response.termination)
-            for episode_id, response in zip(episodes.episode_ids, said.responses, strict=True)
-        ]
-        request = StepRequest(request_id=self._request_id(f"{call}/Step"), actions=actions)
+        request = StepRequest(request_id=self._request_id(f"{call}/Step"))
+        for episode_id, response in zip(episodes.episode_ids, said.responses, strict=True):
+            # Filled in place: a list of made messages would be copied into the request, which is half of the work.
+            action = request.actions.add()
+            action.episode_id = episode_id
+            action.message.CopyFrom(response.message)
+            action.termination = response.termination
         answer = await self._call("environment", self._suite.environment.Step, request)
         return _outcomes(answer.results, said)
 
 
 def _outcomes(results: Sequence[StepResult], said: Said) -> Outcomes:
-    for result in results:
+    rewards = np.full(len(results), np.nan)
+    columns: dict[str, NDArray[np.float64]] = {}
+    for place, result in enumerate(results):
         if result.error_reason:
             kind = StateLost if result.error_reason in _LOST else CallFailed
             raise kind(result.error_reason, f"environment: {result.error_message}")
-    failed = np.array([result.end == EpisodeEnd.EPISODE_END_FAILED for result in results], np.bool_)
-    rewards = np.array([sum(result.rewards) for result in results], np.float64)
-    measured = [dict(result.metrics) for result in results]
-    names = sorted({name for metrics in measured for name in metrics})
-    columns = {name: np.array([metrics.get(name, np.nan) for metrics in measured], np.float64) for name in names}
-    return Outcomes(
-        rewards=np.where(failed, np.nan, rewards),
-        metrics={name: np.where(failed, np.nan, column) for name, column in columns.items()},
-        said=said,
-    )
+        if result.end == EpisodeEnd.EPISODE_END_FAILED:
+            continue
+        rewards[place] = sum(result.rewards)
+        metrics = result.metrics
+        for name in metrics:  # a map's `items` and `dict` of it take three times as long
+            if name not in columns:
+                columns[name] = np.full(len(results), np.nan)
+            columns[name][place] = metrics[name]
+    return Outcomes(rewards=rewards, metrics=columns, said=said)
