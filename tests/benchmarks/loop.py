@@ -45,7 +45,7 @@ def _demo() -> Loop:
         figure="step of the demo: 50 x 8 answers of at most 5 tokens",
         overrides={},
         directory=embedded.embedded_directory(),
-        rounds=7,
+        rounds=6,
         target=1.5,
     )
 
@@ -53,12 +53,12 @@ def _demo() -> Loop:
 def _wide(directory: Path) -> Loop:
     """Random weights learn nothing here, but all of it is computed: no group is dropped, and the steps are too small
     to change how long the answers are."""
-    size = {"base_model": "wide", "groups_per_batch": "16", "group_size": "8", "max_tokens": "64", "steps": "6"}
+    size = {"base_model": "wide", "groups_per_batch": "16", "group_size": "8", "max_tokens": "64", "steps": "5"}
     return Loop(
         figure="step of hidden size 256: 16 x 8 answers of 64 tokens",
         overrides={**size, "remove_constant_groups": "false", "learning_rate": "1e-6"},
         directory=directory,
-        rounds=3,
+        rounds=2,
         target=1.1,
     )
 

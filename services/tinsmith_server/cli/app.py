@@ -42,7 +42,7 @@ DetachOption = Annotated[bool, typer.Option("--detach", help="Return at once; th
 def main() -> None:
     """The program. Failures that are the user's business are one line on stderr and an exit code."""
     # gRPC reads it when it is loaded; by default it tells the user of every connection that ends.
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         app()
     except Exception as error:  # what is no user's business is raised again

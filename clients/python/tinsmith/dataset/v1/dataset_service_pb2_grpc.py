@@ -28,9 +28,14 @@ if _version_not_supported:
 class DatasetServiceStub(object):
     """Serves rows and batches of datasets that are values.
 
-    Errors of every call that names a dataset: NOT_FOUND with reason DATASET_NOT_FOUND, COLUMN_NOT_FOUND or
-    UPLOAD_NOT_FOUND; INVALID_ARGUMENT with reason BAD_ROW (file and line in the metadata), BAD_EXPRESSION or
-    CONFIG_REQUIRED; PERMISSION_DENIED with reason LOCATION_NOT_ALLOWED; FAILED_PRECONDITION with reason HUB_OFFLINE.
+    Errors of every call that names a dataset. NOT_FOUND with reason DATASET_NOT_FOUND, COLUMN_NOT_FOUND or
+    UPLOAD_NOT_FOUND. INVALID_ARGUMENT with reason BAD_ROW (file and line in the metadata), BAD_EXPRESSION, BAD_PATH,
+    BAD_SEED, BAD_SHAPE, BAD_SPLIT, BAD_OPTION, UNKNOWN_OPTION, UNKNOWN_FORMAT, TYPE_CLASH when one column has two types,
+    TOO_DEEP, CONFIG_REQUIRED or SPLIT_REQUIRED (both list what there is). PERMISSION_DENIED with reason
+    LOCATION_NOT_ALLOWED. FAILED_PRECONDITION with reason HUB_OFFLINE, or ENDLESS_DATASET for an operation that needs the
+    end of data without one. RESOURCE_EXHAUSTED with reason FILE_TOO_LARGE. DEADLINE_EXCEEDED with reason FILTER_TIMEOUT.
+    UNAVAILABLE with reason HUB_UNREACHABLE. UNIMPLEMENTED with reason SCHEME_NOT_SUPPORTED, STREAMING_UNSUPPORTED or
+    NOT_IMPLEMENTED.
     """
 
     def __init__(self, channel):
@@ -74,9 +79,14 @@ class DatasetServiceStub(object):
 class DatasetServiceServicer(object):
     """Serves rows and batches of datasets that are values.
 
-    Errors of every call that names a dataset: NOT_FOUND with reason DATASET_NOT_FOUND, COLUMN_NOT_FOUND or
-    UPLOAD_NOT_FOUND; INVALID_ARGUMENT with reason BAD_ROW (file and line in the metadata), BAD_EXPRESSION or
-    CONFIG_REQUIRED; PERMISSION_DENIED with reason LOCATION_NOT_ALLOWED; FAILED_PRECONDITION with reason HUB_OFFLINE.
+    Errors of every call that names a dataset. NOT_FOUND with reason DATASET_NOT_FOUND, COLUMN_NOT_FOUND or
+    UPLOAD_NOT_FOUND. INVALID_ARGUMENT with reason BAD_ROW (file and line in the metadata), BAD_EXPRESSION, BAD_PATH,
+    BAD_SEED, BAD_SHAPE, BAD_SPLIT, BAD_OPTION, UNKNOWN_OPTION, UNKNOWN_FORMAT, TYPE_CLASH when one column has two types,
+    TOO_DEEP, CONFIG_REQUIRED or SPLIT_REQUIRED (both list what there is). PERMISSION_DENIED with reason
+    LOCATION_NOT_ALLOWED. FAILED_PRECONDITION with reason HUB_OFFLINE, or ENDLESS_DATASET for an operation that needs the
+    end of data without one. RESOURCE_EXHAUSTED with reason FILE_TOO_LARGE. DEADLINE_EXCEEDED with reason FILTER_TIMEOUT.
+    UNAVAILABLE with reason HUB_UNREACHABLE. UNIMPLEMENTED with reason SCHEME_NOT_SUPPORTED, STREAMING_UNSUPPORTED or
+    NOT_IMPLEMENTED.
     """
 
     def ListDatasets(self, request, context):
@@ -94,7 +104,7 @@ class DatasetServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetBatch(self, request, context):
-        """One batch by its number: the unary twin of StreamBatches.
+        """One batch by its number: the unary twin of StreamBatches. OUT_OF_RANGE with reason END_OF_DATA or CURSOR_MISMATCH.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -103,6 +113,10 @@ class DatasetServiceServicer(object):
     def StreamBatches(self, request_iterator, context):
         """Streams batches. The client first says what, then grants credit: the server is never more batches ahead than the
         credit it holds. Each batch carries the cursor from which a later stream goes on.
+
+        INVALID_ARGUMENT with reason START_REQUIRED, STARTED_TWICE or BAD_CREDIT for messages out of turn; OUT_OF_RANGE with
+        reason CURSOR_MISMATCH; FAILED_PRECONDITION with reason CREDIT_EXHAUSTED when the client has closed its side before
+        it granted credit for all that is left.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -110,6 +124,9 @@ class DatasetServiceServicer(object):
 
     def BuildDatums(self, request, context):
         """Renders rows to data for a loss: tokens, targets and weights, shifted and truncated.
+
+        INVALID_ARGUMENT with reason ROW_SHAPE_UNSUPPORTED, NO_PREFERENCE for a tie, PAIR_NEEDS_ONE_EXAMPLE when a format
+        needs several examples for one answer, TOO_SHORT, and those of RendererService.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -166,9 +183,14 @@ def add_DatasetServiceServicer_to_server(servicer, server):
 class DatasetService(object):
     """Serves rows and batches of datasets that are values.
 
-    Errors of every call that names a dataset: NOT_FOUND with reason DATASET_NOT_FOUND, COLUMN_NOT_FOUND or
-    UPLOAD_NOT_FOUND; INVALID_ARGUMENT with reason BAD_ROW (file and line in the metadata), BAD_EXPRESSION or
-    CONFIG_REQUIRED; PERMISSION_DENIED with reason LOCATION_NOT_ALLOWED; FAILED_PRECONDITION with reason HUB_OFFLINE.
+    Errors of every call that names a dataset. NOT_FOUND with reason DATASET_NOT_FOUND, COLUMN_NOT_FOUND or
+    UPLOAD_NOT_FOUND. INVALID_ARGUMENT with reason BAD_ROW (file and line in the metadata), BAD_EXPRESSION, BAD_PATH,
+    BAD_SEED, BAD_SHAPE, BAD_SPLIT, BAD_OPTION, UNKNOWN_OPTION, UNKNOWN_FORMAT, TYPE_CLASH when one column has two types,
+    TOO_DEEP, CONFIG_REQUIRED or SPLIT_REQUIRED (both list what there is). PERMISSION_DENIED with reason
+    LOCATION_NOT_ALLOWED. FAILED_PRECONDITION with reason HUB_OFFLINE, or ENDLESS_DATASET for an operation that needs the
+    end of data without one. RESOURCE_EXHAUSTED with reason FILE_TOO_LARGE. DEADLINE_EXCEEDED with reason FILTER_TIMEOUT.
+    UNAVAILABLE with reason HUB_UNREACHABLE. UNIMPLEMENTED with reason SCHEME_NOT_SUPPORTED, STREAMING_UNSUPPORTED or
+    NOT_IMPLEMENTED.
     """
 
     @staticmethod

@@ -20,9 +20,14 @@ class _ServicerContext(grpc.ServicerContext, grpc.aio.ServicerContext):  # type:
 class DatasetServiceStub:
     """Serves rows and batches of datasets that are values.
 
-    Errors of every call that names a dataset: NOT_FOUND with reason DATASET_NOT_FOUND, COLUMN_NOT_FOUND or
-    UPLOAD_NOT_FOUND; INVALID_ARGUMENT with reason BAD_ROW (file and line in the metadata), BAD_EXPRESSION or
-    CONFIG_REQUIRED; PERMISSION_DENIED with reason LOCATION_NOT_ALLOWED; FAILED_PRECONDITION with reason HUB_OFFLINE.
+    Errors of every call that names a dataset. NOT_FOUND with reason DATASET_NOT_FOUND, COLUMN_NOT_FOUND or
+    UPLOAD_NOT_FOUND. INVALID_ARGUMENT with reason BAD_ROW (file and line in the metadata), BAD_EXPRESSION, BAD_PATH,
+    BAD_SEED, BAD_SHAPE, BAD_SPLIT, BAD_OPTION, UNKNOWN_OPTION, UNKNOWN_FORMAT, TYPE_CLASH when one column has two types,
+    TOO_DEEP, CONFIG_REQUIRED or SPLIT_REQUIRED (both list what there is). PERMISSION_DENIED with reason
+    LOCATION_NOT_ALLOWED. FAILED_PRECONDITION with reason HUB_OFFLINE, or ENDLESS_DATASET for an operation that needs the
+    end of data without one. RESOURCE_EXHAUSTED with reason FILE_TOO_LARGE. DEADLINE_EXCEEDED with reason FILTER_TIMEOUT.
+    UNAVAILABLE with reason HUB_UNREACHABLE. UNIMPLEMENTED with reason SCHEME_NOT_SUPPORTED, STREAMING_UNSUPPORTED or
+    NOT_IMPLEMENTED.
     """
 
     def __init__(self, channel: typing.Union[grpc.Channel, grpc.aio.Channel]) -> None: ...
@@ -42,7 +47,7 @@ class DatasetServiceStub:
         tinsmith.dataset.v1.dataset_service_pb2.GetBatchRequest,
         tinsmith.dataset.v1.dataset_service_pb2.GetBatchResponse,
     ]
-    """One batch by its number: the unary twin of StreamBatches."""
+    """One batch by its number: the unary twin of StreamBatches. OUT_OF_RANGE with reason END_OF_DATA or CURSOR_MISMATCH."""
 
     StreamBatches: grpc.StreamStreamMultiCallable[
         tinsmith.dataset.v1.dataset_service_pb2.StreamBatchesRequest,
@@ -50,13 +55,21 @@ class DatasetServiceStub:
     ]
     """Streams batches. The client first says what, then grants credit: the server is never more batches ahead than the
     credit it holds. Each batch carries the cursor from which a later stream goes on.
+
+    INVALID_ARGUMENT with reason START_REQUIRED, STARTED_TWICE or BAD_CREDIT for messages out of turn; OUT_OF_RANGE with
+    reason CURSOR_MISMATCH; FAILED_PRECONDITION with reason CREDIT_EXHAUSTED when the client has closed its side before
+    it granted credit for all that is left.
     """
 
     BuildDatums: grpc.UnaryUnaryMultiCallable[
         tinsmith.dataset.v1.dataset_service_pb2.BuildDatumsRequest,
         tinsmith.dataset.v1.dataset_service_pb2.BuildDatumsResponse,
     ]
-    """Renders rows to data for a loss: tokens, targets and weights, shifted and truncated."""
+    """Renders rows to data for a loss: tokens, targets and weights, shifted and truncated.
+
+    INVALID_ARGUMENT with reason ROW_SHAPE_UNSUPPORTED, NO_PREFERENCE for a tie, PAIR_NEEDS_ONE_EXAMPLE when a format
+    needs several examples for one answer, TOO_SHORT, and those of RendererService.
+    """
 
     UploadRows: grpc.StreamUnaryMultiCallable[
         tinsmith.dataset.v1.dataset_service_pb2.UploadRowsRequest,
@@ -67,9 +80,14 @@ class DatasetServiceStub:
 class DatasetServiceAsyncStub:
     """Serves rows and batches of datasets that are values.
 
-    Errors of every call that names a dataset: NOT_FOUND with reason DATASET_NOT_FOUND, COLUMN_NOT_FOUND or
-    UPLOAD_NOT_FOUND; INVALID_ARGUMENT with reason BAD_ROW (file and line in the metadata), BAD_EXPRESSION or
-    CONFIG_REQUIRED; PERMISSION_DENIED with reason LOCATION_NOT_ALLOWED; FAILED_PRECONDITION with reason HUB_OFFLINE.
+    Errors of every call that names a dataset. NOT_FOUND with reason DATASET_NOT_FOUND, COLUMN_NOT_FOUND or
+    UPLOAD_NOT_FOUND. INVALID_ARGUMENT with reason BAD_ROW (file and line in the metadata), BAD_EXPRESSION, BAD_PATH,
+    BAD_SEED, BAD_SHAPE, BAD_SPLIT, BAD_OPTION, UNKNOWN_OPTION, UNKNOWN_FORMAT, TYPE_CLASH when one column has two types,
+    TOO_DEEP, CONFIG_REQUIRED or SPLIT_REQUIRED (both list what there is). PERMISSION_DENIED with reason
+    LOCATION_NOT_ALLOWED. FAILED_PRECONDITION with reason HUB_OFFLINE, or ENDLESS_DATASET for an operation that needs the
+    end of data without one. RESOURCE_EXHAUSTED with reason FILE_TOO_LARGE. DEADLINE_EXCEEDED with reason FILTER_TIMEOUT.
+    UNAVAILABLE with reason HUB_UNREACHABLE. UNIMPLEMENTED with reason SCHEME_NOT_SUPPORTED, STREAMING_UNSUPPORTED or
+    NOT_IMPLEMENTED.
     """
 
     ListDatasets: grpc.aio.UnaryUnaryMultiCallable[
@@ -88,7 +106,7 @@ class DatasetServiceAsyncStub:
         tinsmith.dataset.v1.dataset_service_pb2.GetBatchRequest,
         tinsmith.dataset.v1.dataset_service_pb2.GetBatchResponse,
     ]
-    """One batch by its number: the unary twin of StreamBatches."""
+    """One batch by its number: the unary twin of StreamBatches. OUT_OF_RANGE with reason END_OF_DATA or CURSOR_MISMATCH."""
 
     StreamBatches: grpc.aio.StreamStreamMultiCallable[
         tinsmith.dataset.v1.dataset_service_pb2.StreamBatchesRequest,
@@ -96,13 +114,21 @@ class DatasetServiceAsyncStub:
     ]
     """Streams batches. The client first says what, then grants credit: the server is never more batches ahead than the
     credit it holds. Each batch carries the cursor from which a later stream goes on.
+
+    INVALID_ARGUMENT with reason START_REQUIRED, STARTED_TWICE or BAD_CREDIT for messages out of turn; OUT_OF_RANGE with
+    reason CURSOR_MISMATCH; FAILED_PRECONDITION with reason CREDIT_EXHAUSTED when the client has closed its side before
+    it granted credit for all that is left.
     """
 
     BuildDatums: grpc.aio.UnaryUnaryMultiCallable[
         tinsmith.dataset.v1.dataset_service_pb2.BuildDatumsRequest,
         tinsmith.dataset.v1.dataset_service_pb2.BuildDatumsResponse,
     ]
-    """Renders rows to data for a loss: tokens, targets and weights, shifted and truncated."""
+    """Renders rows to data for a loss: tokens, targets and weights, shifted and truncated.
+
+    INVALID_ARGUMENT with reason ROW_SHAPE_UNSUPPORTED, NO_PREFERENCE for a tie, PAIR_NEEDS_ONE_EXAMPLE when a format
+    needs several examples for one answer, TOO_SHORT, and those of RendererService.
+    """
 
     UploadRows: grpc.aio.StreamUnaryMultiCallable[
         tinsmith.dataset.v1.dataset_service_pb2.UploadRowsRequest,
@@ -113,9 +139,14 @@ class DatasetServiceAsyncStub:
 class DatasetServiceServicer(metaclass=abc.ABCMeta):
     """Serves rows and batches of datasets that are values.
 
-    Errors of every call that names a dataset: NOT_FOUND with reason DATASET_NOT_FOUND, COLUMN_NOT_FOUND or
-    UPLOAD_NOT_FOUND; INVALID_ARGUMENT with reason BAD_ROW (file and line in the metadata), BAD_EXPRESSION or
-    CONFIG_REQUIRED; PERMISSION_DENIED with reason LOCATION_NOT_ALLOWED; FAILED_PRECONDITION with reason HUB_OFFLINE.
+    Errors of every call that names a dataset. NOT_FOUND with reason DATASET_NOT_FOUND, COLUMN_NOT_FOUND or
+    UPLOAD_NOT_FOUND. INVALID_ARGUMENT with reason BAD_ROW (file and line in the metadata), BAD_EXPRESSION, BAD_PATH,
+    BAD_SEED, BAD_SHAPE, BAD_SPLIT, BAD_OPTION, UNKNOWN_OPTION, UNKNOWN_FORMAT, TYPE_CLASH when one column has two types,
+    TOO_DEEP, CONFIG_REQUIRED or SPLIT_REQUIRED (both list what there is). PERMISSION_DENIED with reason
+    LOCATION_NOT_ALLOWED. FAILED_PRECONDITION with reason HUB_OFFLINE, or ENDLESS_DATASET for an operation that needs the
+    end of data without one. RESOURCE_EXHAUSTED with reason FILE_TOO_LARGE. DEADLINE_EXCEEDED with reason FILTER_TIMEOUT.
+    UNAVAILABLE with reason HUB_UNREACHABLE. UNIMPLEMENTED with reason SCHEME_NOT_SUPPORTED, STREAMING_UNSUPPORTED or
+    NOT_IMPLEMENTED.
     """
 
     @abc.abstractmethod
@@ -140,7 +171,7 @@ class DatasetServiceServicer(metaclass=abc.ABCMeta):
         request: tinsmith.dataset.v1.dataset_service_pb2.GetBatchRequest,
         context: _ServicerContext,
     ) -> typing.Union[tinsmith.dataset.v1.dataset_service_pb2.GetBatchResponse, collections.abc.Awaitable[tinsmith.dataset.v1.dataset_service_pb2.GetBatchResponse]]:
-        """One batch by its number: the unary twin of StreamBatches."""
+        """One batch by its number: the unary twin of StreamBatches. OUT_OF_RANGE with reason END_OF_DATA or CURSOR_MISMATCH."""
 
     @abc.abstractmethod
     def StreamBatches(
@@ -150,6 +181,10 @@ class DatasetServiceServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[collections.abc.Iterator[tinsmith.dataset.v1.dataset_service_pb2.StreamBatchesResponse], collections.abc.AsyncIterator[tinsmith.dataset.v1.dataset_service_pb2.StreamBatchesResponse]]:
         """Streams batches. The client first says what, then grants credit: the server is never more batches ahead than the
         credit it holds. Each batch carries the cursor from which a later stream goes on.
+
+        INVALID_ARGUMENT with reason START_REQUIRED, STARTED_TWICE or BAD_CREDIT for messages out of turn; OUT_OF_RANGE with
+        reason CURSOR_MISMATCH; FAILED_PRECONDITION with reason CREDIT_EXHAUSTED when the client has closed its side before
+        it granted credit for all that is left.
         """
 
     @abc.abstractmethod
@@ -158,7 +193,11 @@ class DatasetServiceServicer(metaclass=abc.ABCMeta):
         request: tinsmith.dataset.v1.dataset_service_pb2.BuildDatumsRequest,
         context: _ServicerContext,
     ) -> typing.Union[tinsmith.dataset.v1.dataset_service_pb2.BuildDatumsResponse, collections.abc.Awaitable[tinsmith.dataset.v1.dataset_service_pb2.BuildDatumsResponse]]:
-        """Renders rows to data for a loss: tokens, targets and weights, shifted and truncated."""
+        """Renders rows to data for a loss: tokens, targets and weights, shifted and truncated.
+
+        INVALID_ARGUMENT with reason ROW_SHAPE_UNSUPPORTED, NO_PREFERENCE for a tie, PAIR_NEEDS_ONE_EXAMPLE when a format
+        needs several examples for one answer, TOO_SHORT, and those of RendererService.
+        """
 
     @abc.abstractmethod
     def UploadRows(

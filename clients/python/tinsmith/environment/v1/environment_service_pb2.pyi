@@ -374,7 +374,7 @@ global___NamedEnvironment = NamedEnvironment
 
 @typing.final
 class EpisodeLimits(google.protobuf.message.Message):
-    """Limits on an episode; 0 or absent means none."""
+    """Limits on an episode."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -382,14 +382,14 @@ class EpisodeLimits(google.protobuf.message.Message):
     STEP_TIMEOUT_FIELD_NUMBER: builtins.int
     IDLE_TIMEOUT_FIELD_NUMBER: builtins.int
     max_steps: builtins.int
-    """Actions."""
+    """Actions; 0 means no limit."""
     @property
     def step_timeout(self) -> google.protobuf.duration_pb2.Duration:
-        """Wall-clock time of one step."""
+        """Wall-clock time of one step's grading; absent means the grader's own limit."""
 
     @property
     def idle_timeout(self) -> google.protobuf.duration_pb2.Duration:
-        """Life of an idle episode. Absent: the server's setting."""
+        """Life of an idle episode; 0 or absent means the server's setting."""
 
     def __init__(
         self,

@@ -32,6 +32,9 @@ class EnvironmentServiceStub(object):
     beside it. Episodes are seeded, isolated from each other's random state, and expire when they are idle for too long.
     Errors of every call on an episode: NOT_FOUND with reason EPISODE_NOT_FOUND; FAILED_PRECONDITION with reason
     EPISODE_DONE or WRONG_SEAT. In a batch these are reported in the place of the episode.
+
+    UNAVAILABLE with reason GRADER_UNAVAILABLE when a step needs a grader that is away: no episode has moved, and the call
+    can be repeated. INTERNAL with reason BAD_GRADER_ANSWER when it answered other than its contract says.
     """
 
     def __init__(self, channel):
@@ -79,6 +82,9 @@ class EnvironmentServiceServicer(object):
     beside it. Episodes are seeded, isolated from each other's random state, and expire when they are idle for too long.
     Errors of every call on an episode: NOT_FOUND with reason EPISODE_NOT_FOUND; FAILED_PRECONDITION with reason
     EPISODE_DONE or WRONG_SEAT. In a batch these are reported in the place of the episode.
+
+    UNAVAILABLE with reason GRADER_UNAVAILABLE when a step needs a grader that is away: no episode has moved, and the call
+    can be repeated. INTERNAL with reason BAD_GRADER_ANSWER when it answered other than its contract says.
     """
 
     def ListEnvironments(self, request, context):
@@ -100,7 +106,8 @@ class EnvironmentServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Step(self, request, context):
-        """Acts in many episodes at once; results keep the order of the actions.
+        """Acts in many episodes at once; results keep the order of the actions. INVALID_ARGUMENT with reason DUPLICATE_EPISODE
+        when two actions name one episode: none is taken then.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -176,6 +183,9 @@ class EnvironmentService(object):
     beside it. Episodes are seeded, isolated from each other's random state, and expire when they are idle for too long.
     Errors of every call on an episode: NOT_FOUND with reason EPISODE_NOT_FOUND; FAILED_PRECONDITION with reason
     EPISODE_DONE or WRONG_SEAT. In a batch these are reported in the place of the episode.
+
+    UNAVAILABLE with reason GRADER_UNAVAILABLE when a step needs a grader that is away: no episode has moved, and the call
+    can be repeated. INTERNAL with reason BAD_GRADER_ANSWER when it answered other than its contract says.
     """
 
     @staticmethod

@@ -24,6 +24,9 @@ class EnvironmentServiceStub:
     beside it. Episodes are seeded, isolated from each other's random state, and expire when they are idle for too long.
     Errors of every call on an episode: NOT_FOUND with reason EPISODE_NOT_FOUND; FAILED_PRECONDITION with reason
     EPISODE_DONE or WRONG_SEAT. In a batch these are reported in the place of the episode.
+
+    UNAVAILABLE with reason GRADER_UNAVAILABLE when a step needs a grader that is away: no episode has moved, and the call
+    can be repeated. INTERNAL with reason BAD_GRADER_ANSWER when it answered other than its contract says.
     """
 
     def __init__(self, channel: typing.Union[grpc.Channel, grpc.aio.Channel]) -> None: ...
@@ -48,7 +51,9 @@ class EnvironmentServiceStub:
         tinsmith.environment.v1.environment_service_pb2.StepRequest,
         tinsmith.environment.v1.environment_service_pb2.StepResponse,
     ]
-    """Acts in many episodes at once; results keep the order of the actions."""
+    """Acts in many episodes at once; results keep the order of the actions. INVALID_ARGUMENT with reason DUPLICATE_EPISODE
+    when two actions name one episode: none is taken then.
+    """
 
     Play: grpc.StreamStreamMultiCallable[
         tinsmith.environment.v1.environment_service_pb2.PlayRequest,
@@ -77,6 +82,9 @@ class EnvironmentServiceAsyncStub:
     beside it. Episodes are seeded, isolated from each other's random state, and expire when they are idle for too long.
     Errors of every call on an episode: NOT_FOUND with reason EPISODE_NOT_FOUND; FAILED_PRECONDITION with reason
     EPISODE_DONE or WRONG_SEAT. In a batch these are reported in the place of the episode.
+
+    UNAVAILABLE with reason GRADER_UNAVAILABLE when a step needs a grader that is away: no episode has moved, and the call
+    can be repeated. INTERNAL with reason BAD_GRADER_ANSWER when it answered other than its contract says.
     """
 
     ListEnvironments: grpc.aio.UnaryUnaryMultiCallable[
@@ -100,7 +108,9 @@ class EnvironmentServiceAsyncStub:
         tinsmith.environment.v1.environment_service_pb2.StepRequest,
         tinsmith.environment.v1.environment_service_pb2.StepResponse,
     ]
-    """Acts in many episodes at once; results keep the order of the actions."""
+    """Acts in many episodes at once; results keep the order of the actions. INVALID_ARGUMENT with reason DUPLICATE_EPISODE
+    when two actions name one episode: none is taken then.
+    """
 
     Play: grpc.aio.StreamStreamMultiCallable[
         tinsmith.environment.v1.environment_service_pb2.PlayRequest,
@@ -129,6 +139,9 @@ class EnvironmentServiceServicer(metaclass=abc.ABCMeta):
     beside it. Episodes are seeded, isolated from each other's random state, and expire when they are idle for too long.
     Errors of every call on an episode: NOT_FOUND with reason EPISODE_NOT_FOUND; FAILED_PRECONDITION with reason
     EPISODE_DONE or WRONG_SEAT. In a batch these are reported in the place of the episode.
+
+    UNAVAILABLE with reason GRADER_UNAVAILABLE when a step needs a grader that is away: no episode has moved, and the call
+    can be repeated. INTERNAL with reason BAD_GRADER_ANSWER when it answered other than its contract says.
     """
 
     @abc.abstractmethod
@@ -158,7 +171,9 @@ class EnvironmentServiceServicer(metaclass=abc.ABCMeta):
         request: tinsmith.environment.v1.environment_service_pb2.StepRequest,
         context: _ServicerContext,
     ) -> typing.Union[tinsmith.environment.v1.environment_service_pb2.StepResponse, collections.abc.Awaitable[tinsmith.environment.v1.environment_service_pb2.StepResponse]]:
-        """Acts in many episodes at once; results keep the order of the actions."""
+        """Acts in many episodes at once; results keep the order of the actions. INVALID_ARGUMENT with reason DUPLICATE_EPISODE
+        when two actions name one episode: none is taken then.
+        """
 
     @abc.abstractmethod
     def Play(

@@ -866,7 +866,9 @@ class GradeResult(google.protobuf.message.Message):
     stage: global___GradeStage.ValueType
     """Which stage decided."""
     reason: builtins.str
-    """Why, as a code: "EQUAL", "DIFFERENT", "NO_ANSWER", "TOO_COMPLEX", "DEADLINE", "MEMORY", "CRASHED", ..."""
+    """Why, as a code. Graded: "EQUAL", "DIFFERENT", "NO_ANSWER", "NOT_PARSED". Failed: "TOO_COMPLEX", "DEADLINE", "MEMORY",
+    "CRASHED".
+    """
     message: builtins.str
     """Why, in words; empty when the reason says it all."""
     extracted: builtins.str

@@ -30,6 +30,9 @@ class GraderServiceStub(object):
 
     Model text is hostile: none of it is ever evaluated as a program outside a sandbox, and every item ends within its
     deadline, by killing its worker if need be. An item that fails is reported in its place; the others are graded.
+
+    Errors of a whole call. INVALID_ARGUMENT with reason BAD_GRADER, BAD_ITEM_TIMEOUT or TOO_MANY_ITEMS. RESOURCE_EXHAUSTED
+    with reason QUEUE_FULL and RetryInfo. UNAVAILABLE with reason WORKERS_UNAVAILABLE when no worker can be started.
     """
 
     def __init__(self, channel):
@@ -60,6 +63,9 @@ class GraderServiceServicer(object):
 
     Model text is hostile: none of it is ever evaluated as a program outside a sandbox, and every item ends within its
     deadline, by killing its worker if need be. An item that fails is reported in its place; the others are graded.
+
+    Errors of a whole call. INVALID_ARGUMENT with reason BAD_GRADER, BAD_ITEM_TIMEOUT or TOO_MANY_ITEMS. RESOURCE_EXHAUSTED
+    with reason QUEUE_FULL and RetryInfo. UNAVAILABLE with reason WORKERS_UNAVAILABLE when no worker can be started.
     """
 
     def Grade(self, request, context):
@@ -116,6 +122,9 @@ class GraderService(object):
 
     Model text is hostile: none of it is ever evaluated as a program outside a sandbox, and every item ends within its
     deadline, by killing its worker if need be. An item that fails is reported in its place; the others are graded.
+
+    Errors of a whole call. INVALID_ARGUMENT with reason BAD_GRADER, BAD_ITEM_TIMEOUT or TOO_MANY_ITEMS. RESOURCE_EXHAUSTED
+    with reason QUEUE_FULL and RetryInfo. UNAVAILABLE with reason WORKERS_UNAVAILABLE when no worker can be started.
     """
 
     @staticmethod

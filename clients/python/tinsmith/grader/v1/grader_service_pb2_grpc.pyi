@@ -22,6 +22,9 @@ class GraderServiceStub:
 
     Model text is hostile: none of it is ever evaluated as a program outside a sandbox, and every item ends within its
     deadline, by killing its worker if need be. An item that fails is reported in its place; the others are graded.
+
+    Errors of a whole call. INVALID_ARGUMENT with reason BAD_GRADER, BAD_ITEM_TIMEOUT or TOO_MANY_ITEMS. RESOURCE_EXHAUSTED
+    with reason QUEUE_FULL and RetryInfo. UNAVAILABLE with reason WORKERS_UNAVAILABLE when no worker can be started.
     """
 
     def __init__(self, channel: typing.Union[grpc.Channel, grpc.aio.Channel]) -> None: ...
@@ -52,6 +55,9 @@ class GraderServiceAsyncStub:
 
     Model text is hostile: none of it is ever evaluated as a program outside a sandbox, and every item ends within its
     deadline, by killing its worker if need be. An item that fails is reported in its place; the others are graded.
+
+    Errors of a whole call. INVALID_ARGUMENT with reason BAD_GRADER, BAD_ITEM_TIMEOUT or TOO_MANY_ITEMS. RESOURCE_EXHAUSTED
+    with reason QUEUE_FULL and RetryInfo. UNAVAILABLE with reason WORKERS_UNAVAILABLE when no worker can be started.
     """
 
     Grade: grpc.aio.UnaryUnaryMultiCallable[
@@ -81,6 +87,9 @@ class GraderServiceServicer(metaclass=abc.ABCMeta):
 
     Model text is hostile: none of it is ever evaluated as a program outside a sandbox, and every item ends within its
     deadline, by killing its worker if need be. An item that fails is reported in its place; the others are graded.
+
+    Errors of a whole call. INVALID_ARGUMENT with reason BAD_GRADER, BAD_ITEM_TIMEOUT or TOO_MANY_ITEMS. RESOURCE_EXHAUSTED
+    with reason QUEUE_FULL and RetryInfo. UNAVAILABLE with reason WORKERS_UNAVAILABLE when no worker can be started.
     """
 
     @abc.abstractmethod

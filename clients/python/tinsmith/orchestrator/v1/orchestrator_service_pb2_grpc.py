@@ -122,9 +122,10 @@ class OrchestratorServiceServicer(object):
     def StartRun(self, request, context):
         """Starts a run.
 
-        NOT_FOUND with reason RECIPE_NOT_FOUND; INVALID_ARGUMENT with reason BAD_CONFIG and a violation for each wrong key
-        or value; FAILED_PRECONDITION with reason SERVICE_UNAVAILABLE lists the services that the recipe needs and that do
-        not answer.
+        NOT_FOUND with reason RECIPE_NOT_FOUND, or that of the service that does not know what the configuration names, for
+        example BASE_MODEL_NOT_FOUND or DATASET_NOT_FOUND; UNIMPLEMENTED with reason RECIPE_NOT_IMPLEMENTED; INVALID_ARGUMENT
+        with reason BAD_CONFIG and a violation for each wrong key or value; FAILED_PRECONDITION with reason
+        SERVICE_UNAVAILABLE lists the services that the recipe needs and that do not answer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -218,7 +219,7 @@ class OrchestratorServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetLineage(self, request, context):
-        """What a model came from: its run, data and parents.
+        """What a model came from: its run, data and parents. NOT_FOUND with reason MODEL_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

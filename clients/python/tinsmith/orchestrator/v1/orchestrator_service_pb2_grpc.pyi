@@ -32,9 +32,10 @@ class OrchestratorServiceStub:
     ]
     """Starts a run.
 
-    NOT_FOUND with reason RECIPE_NOT_FOUND; INVALID_ARGUMENT with reason BAD_CONFIG and a violation for each wrong key
-    or value; FAILED_PRECONDITION with reason SERVICE_UNAVAILABLE lists the services that the recipe needs and that do
-    not answer.
+    NOT_FOUND with reason RECIPE_NOT_FOUND, or that of the service that does not know what the configuration names, for
+    example BASE_MODEL_NOT_FOUND or DATASET_NOT_FOUND; UNIMPLEMENTED with reason RECIPE_NOT_IMPLEMENTED; INVALID_ARGUMENT
+    with reason BAD_CONFIG and a violation for each wrong key or value; FAILED_PRECONDITION with reason
+    SERVICE_UNAVAILABLE lists the services that the recipe needs and that do not answer.
     """
 
     GetRun: grpc.UnaryUnaryMultiCallable[
@@ -118,7 +119,7 @@ class OrchestratorServiceStub:
         tinsmith.orchestrator.v1.orchestrator_service_pb2.GetLineageRequest,
         tinsmith.orchestrator.v1.orchestrator_service_pb2.GetLineageResponse,
     ]
-    """What a model came from: its run, data and parents."""
+    """What a model came from: its run, data and parents. NOT_FOUND with reason MODEL_NOT_FOUND."""
 
 class OrchestratorServiceAsyncStub:
     """Drives recipes over the other services.
@@ -134,9 +135,10 @@ class OrchestratorServiceAsyncStub:
     ]
     """Starts a run.
 
-    NOT_FOUND with reason RECIPE_NOT_FOUND; INVALID_ARGUMENT with reason BAD_CONFIG and a violation for each wrong key
-    or value; FAILED_PRECONDITION with reason SERVICE_UNAVAILABLE lists the services that the recipe needs and that do
-    not answer.
+    NOT_FOUND with reason RECIPE_NOT_FOUND, or that of the service that does not know what the configuration names, for
+    example BASE_MODEL_NOT_FOUND or DATASET_NOT_FOUND; UNIMPLEMENTED with reason RECIPE_NOT_IMPLEMENTED; INVALID_ARGUMENT
+    with reason BAD_CONFIG and a violation for each wrong key or value; FAILED_PRECONDITION with reason
+    SERVICE_UNAVAILABLE lists the services that the recipe needs and that do not answer.
     """
 
     GetRun: grpc.aio.UnaryUnaryMultiCallable[
@@ -220,7 +222,7 @@ class OrchestratorServiceAsyncStub:
         tinsmith.orchestrator.v1.orchestrator_service_pb2.GetLineageRequest,
         tinsmith.orchestrator.v1.orchestrator_service_pb2.GetLineageResponse,
     ]
-    """What a model came from: its run, data and parents."""
+    """What a model came from: its run, data and parents. NOT_FOUND with reason MODEL_NOT_FOUND."""
 
 class OrchestratorServiceServicer(metaclass=abc.ABCMeta):
     """Drives recipes over the other services.
@@ -238,9 +240,10 @@ class OrchestratorServiceServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[tinsmith.orchestrator.v1.orchestrator_service_pb2.StartRunResponse, collections.abc.Awaitable[tinsmith.orchestrator.v1.orchestrator_service_pb2.StartRunResponse]]:
         """Starts a run.
 
-        NOT_FOUND with reason RECIPE_NOT_FOUND; INVALID_ARGUMENT with reason BAD_CONFIG and a violation for each wrong key
-        or value; FAILED_PRECONDITION with reason SERVICE_UNAVAILABLE lists the services that the recipe needs and that do
-        not answer.
+        NOT_FOUND with reason RECIPE_NOT_FOUND, or that of the service that does not know what the configuration names, for
+        example BASE_MODEL_NOT_FOUND or DATASET_NOT_FOUND; UNIMPLEMENTED with reason RECIPE_NOT_IMPLEMENTED; INVALID_ARGUMENT
+        with reason BAD_CONFIG and a violation for each wrong key or value; FAILED_PRECONDITION with reason
+        SERVICE_UNAVAILABLE lists the services that the recipe needs and that do not answer.
         """
 
     @abc.abstractmethod
@@ -350,6 +353,6 @@ class OrchestratorServiceServicer(metaclass=abc.ABCMeta):
         request: tinsmith.orchestrator.v1.orchestrator_service_pb2.GetLineageRequest,
         context: _ServicerContext,
     ) -> typing.Union[tinsmith.orchestrator.v1.orchestrator_service_pb2.GetLineageResponse, collections.abc.Awaitable[tinsmith.orchestrator.v1.orchestrator_service_pb2.GetLineageResponse]]:
-        """What a model came from: its run, data and parents."""
+        """What a model came from: its run, data and parents. NOT_FOUND with reason MODEL_NOT_FOUND."""
 
 def add_OrchestratorServiceServicer_to_server(servicer: OrchestratorServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

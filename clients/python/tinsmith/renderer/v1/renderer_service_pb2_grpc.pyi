@@ -20,9 +20,14 @@ class _ServicerContext(grpc.ServicerContext, grpc.aio.ServicerContext):  # type:
 class RendererServiceStub:
     """Turns messages into tokens, weights and back.
 
-    `model` names the tokenizer: an embedded model, a hub id, a directory that the server may read, or an alias.
-    `renderer` names the format: "chat_template" (the tokenizer's own, also when empty), "role_colon", and those that
-    ListRenderers shows. NOT_FOUND with reason TOKENIZER_NOT_FOUND or RENDERER_NOT_FOUND.
+    `model` names the tokenizer by the base model that it belongs to, one of those that the server serves. `renderer`
+    names the format: "chat_template" (the tokenizer's own, also when empty), "role_colon", and those that ListRenderers
+    shows.
+
+    Errors of every call. NOT_FOUND with reason TOKENIZER_NOT_FOUND or RENDERER_NOT_FOUND. FAILED_PRECONDITION with reason
+    NO_CHAT_TEMPLATE when the tokenizer has none, MODALITY_UNSUPPORTED for media. INVALID_ARGUMENT with reason
+    EMPTY_CONVERSATION, LAST_MESSAGE_NOT_ASSISTANT, TEMPLATE_REFUSED (the template's own words are in the message),
+    TOOLS_UNSUPPORTED, BAD_JSON for a tool's arguments or schema, BAD_TENSOR or TOKEN_OUT_OF_VOCABULARY.
     """
 
     def __init__(self, channel: typing.Union[grpc.Channel, grpc.aio.Channel]) -> None: ...
@@ -71,9 +76,14 @@ class RendererServiceStub:
 class RendererServiceAsyncStub:
     """Turns messages into tokens, weights and back.
 
-    `model` names the tokenizer: an embedded model, a hub id, a directory that the server may read, or an alias.
-    `renderer` names the format: "chat_template" (the tokenizer's own, also when empty), "role_colon", and those that
-    ListRenderers shows. NOT_FOUND with reason TOKENIZER_NOT_FOUND or RENDERER_NOT_FOUND.
+    `model` names the tokenizer by the base model that it belongs to, one of those that the server serves. `renderer`
+    names the format: "chat_template" (the tokenizer's own, also when empty), "role_colon", and those that ListRenderers
+    shows.
+
+    Errors of every call. NOT_FOUND with reason TOKENIZER_NOT_FOUND or RENDERER_NOT_FOUND. FAILED_PRECONDITION with reason
+    NO_CHAT_TEMPLATE when the tokenizer has none, MODALITY_UNSUPPORTED for media. INVALID_ARGUMENT with reason
+    EMPTY_CONVERSATION, LAST_MESSAGE_NOT_ASSISTANT, TEMPLATE_REFUSED (the template's own words are in the message),
+    TOOLS_UNSUPPORTED, BAD_JSON for a tool's arguments or schema, BAD_TENSOR or TOKEN_OUT_OF_VOCABULARY.
     """
 
     ListRenderers: grpc.aio.UnaryUnaryMultiCallable[
@@ -121,9 +131,14 @@ class RendererServiceAsyncStub:
 class RendererServiceServicer(metaclass=abc.ABCMeta):
     """Turns messages into tokens, weights and back.
 
-    `model` names the tokenizer: an embedded model, a hub id, a directory that the server may read, or an alias.
-    `renderer` names the format: "chat_template" (the tokenizer's own, also when empty), "role_colon", and those that
-    ListRenderers shows. NOT_FOUND with reason TOKENIZER_NOT_FOUND or RENDERER_NOT_FOUND.
+    `model` names the tokenizer by the base model that it belongs to, one of those that the server serves. `renderer`
+    names the format: "chat_template" (the tokenizer's own, also when empty), "role_colon", and those that ListRenderers
+    shows.
+
+    Errors of every call. NOT_FOUND with reason TOKENIZER_NOT_FOUND or RENDERER_NOT_FOUND. FAILED_PRECONDITION with reason
+    NO_CHAT_TEMPLATE when the tokenizer has none, MODALITY_UNSUPPORTED for media. INVALID_ARGUMENT with reason
+    EMPTY_CONVERSATION, LAST_MESSAGE_NOT_ASSISTANT, TEMPLATE_REFUSED (the template's own words are in the message),
+    TOOLS_UNSUPPORTED, BAD_JSON for a tool's arguments or schema, BAD_TENSOR or TOKEN_OUT_OF_VOCABULARY.
     """
 
     @abc.abstractmethod

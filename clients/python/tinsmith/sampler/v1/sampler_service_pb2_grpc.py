@@ -29,9 +29,12 @@ class SamplerServiceStub(object):
     """Samples from language models.
 
     An answer is a function of the weights and the request: same weights, seeds and prompts give the same tokens.
-    Errors of every call: NOT_FOUND with reason BASE_MODEL_NOT_FOUND or CHECKPOINT_NOT_FOUND, DATA_LOSS with reason
-    CHECKPOINT_CORRUPT, INVALID_ARGUMENT with reason EMPTY_PROMPT, TOKEN_OUT_OF_VOCABULARY, PROMPT_TOO_LONG or
-    BAD_TENSOR (metadata name the prompt), RESOURCE_EXHAUSTED with reason QUEUE_FULL and RetryInfo.
+
+    Errors of every call. NOT_FOUND with reason BASE_MODEL_NOT_FOUND or CHECKPOINT_NOT_FOUND. INVALID_ARGUMENT with reason
+    BAD_CHECKPOINT_URI, EMPTY_PROMPT, TOKEN_OUT_OF_VOCABULARY, PROMPT_TOO_LONG or BAD_TENSOR (metadata name the prompt),
+    TOO_MANY_ANSWERS or TOO_MANY_LOGPROBS. DATA_LOSS with reason CHECKPOINT_CORRUPT. FAILED_PRECONDITION with reason
+    ADAPTER_MISMATCH for an adapter of another base model, ADAPTER_UNSUPPORTED for one that is no plain LoRA,
+    WEIGHTS_NOT_FINITE, or MODALITY_UNSUPPORTED. RESOURCE_EXHAUSTED with reason QUEUE_FULL and RetryInfo.
     """
 
     def __init__(self, channel):
@@ -71,9 +74,12 @@ class SamplerServiceServicer(object):
     """Samples from language models.
 
     An answer is a function of the weights and the request: same weights, seeds and prompts give the same tokens.
-    Errors of every call: NOT_FOUND with reason BASE_MODEL_NOT_FOUND or CHECKPOINT_NOT_FOUND, DATA_LOSS with reason
-    CHECKPOINT_CORRUPT, INVALID_ARGUMENT with reason EMPTY_PROMPT, TOKEN_OUT_OF_VOCABULARY, PROMPT_TOO_LONG or
-    BAD_TENSOR (metadata name the prompt), RESOURCE_EXHAUSTED with reason QUEUE_FULL and RetryInfo.
+
+    Errors of every call. NOT_FOUND with reason BASE_MODEL_NOT_FOUND or CHECKPOINT_NOT_FOUND. INVALID_ARGUMENT with reason
+    BAD_CHECKPOINT_URI, EMPTY_PROMPT, TOKEN_OUT_OF_VOCABULARY, PROMPT_TOO_LONG or BAD_TENSOR (metadata name the prompt),
+    TOO_MANY_ANSWERS or TOO_MANY_LOGPROBS. DATA_LOSS with reason CHECKPOINT_CORRUPT. FAILED_PRECONDITION with reason
+    ADAPTER_MISMATCH for an adapter of another base model, ADAPTER_UNSUPPORTED for one that is no plain LoRA,
+    WEIGHTS_NOT_FINITE, or MODALITY_UNSUPPORTED. RESOURCE_EXHAUSTED with reason QUEUE_FULL and RetryInfo.
     """
 
     def Sample(self, request, context):
@@ -85,6 +91,8 @@ class SamplerServiceServicer(object):
 
     def SampleStream(self, request, context):
         """The same, token by token. Cancelling the call ends the work within one decoding step.
+
+        INVALID_ARGUMENT with reason NOT_STREAMED when prompt or top logprobs are asked for.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -151,9 +159,12 @@ class SamplerService(object):
     """Samples from language models.
 
     An answer is a function of the weights and the request: same weights, seeds and prompts give the same tokens.
-    Errors of every call: NOT_FOUND with reason BASE_MODEL_NOT_FOUND or CHECKPOINT_NOT_FOUND, DATA_LOSS with reason
-    CHECKPOINT_CORRUPT, INVALID_ARGUMENT with reason EMPTY_PROMPT, TOKEN_OUT_OF_VOCABULARY, PROMPT_TOO_LONG or
-    BAD_TENSOR (metadata name the prompt), RESOURCE_EXHAUSTED with reason QUEUE_FULL and RetryInfo.
+
+    Errors of every call. NOT_FOUND with reason BASE_MODEL_NOT_FOUND or CHECKPOINT_NOT_FOUND. INVALID_ARGUMENT with reason
+    BAD_CHECKPOINT_URI, EMPTY_PROMPT, TOKEN_OUT_OF_VOCABULARY, PROMPT_TOO_LONG or BAD_TENSOR (metadata name the prompt),
+    TOO_MANY_ANSWERS or TOO_MANY_LOGPROBS. DATA_LOSS with reason CHECKPOINT_CORRUPT. FAILED_PRECONDITION with reason
+    ADAPTER_MISMATCH for an adapter of another base model, ADAPTER_UNSUPPORTED for one that is no plain LoRA,
+    WEIGHTS_NOT_FINITE, or MODALITY_UNSUPPORTED. RESOURCE_EXHAUSTED with reason QUEUE_FULL and RetryInfo.
     """
 
     @staticmethod

@@ -21,9 +21,12 @@ class SamplerServiceStub:
     """Samples from language models.
 
     An answer is a function of the weights and the request: same weights, seeds and prompts give the same tokens.
-    Errors of every call: NOT_FOUND with reason BASE_MODEL_NOT_FOUND or CHECKPOINT_NOT_FOUND, DATA_LOSS with reason
-    CHECKPOINT_CORRUPT, INVALID_ARGUMENT with reason EMPTY_PROMPT, TOKEN_OUT_OF_VOCABULARY, PROMPT_TOO_LONG or
-    BAD_TENSOR (metadata name the prompt), RESOURCE_EXHAUSTED with reason QUEUE_FULL and RetryInfo.
+
+    Errors of every call. NOT_FOUND with reason BASE_MODEL_NOT_FOUND or CHECKPOINT_NOT_FOUND. INVALID_ARGUMENT with reason
+    BAD_CHECKPOINT_URI, EMPTY_PROMPT, TOKEN_OUT_OF_VOCABULARY, PROMPT_TOO_LONG or BAD_TENSOR (metadata name the prompt),
+    TOO_MANY_ANSWERS or TOO_MANY_LOGPROBS. DATA_LOSS with reason CHECKPOINT_CORRUPT. FAILED_PRECONDITION with reason
+    ADAPTER_MISMATCH for an adapter of another base model, ADAPTER_UNSUPPORTED for one that is no plain LoRA,
+    WEIGHTS_NOT_FINITE, or MODALITY_UNSUPPORTED. RESOURCE_EXHAUSTED with reason QUEUE_FULL and RetryInfo.
     """
 
     def __init__(self, channel: typing.Union[grpc.Channel, grpc.aio.Channel]) -> None: ...
@@ -37,7 +40,10 @@ class SamplerServiceStub:
         tinsmith.sampler.v1.sampler_service_pb2.SampleStreamRequest,
         tinsmith.sampler.v1.sampler_service_pb2.SampleStreamResponse,
     ]
-    """The same, token by token. Cancelling the call ends the work within one decoding step."""
+    """The same, token by token. Cancelling the call ends the work within one decoding step.
+
+    INVALID_ARGUMENT with reason NOT_STREAMED when prompt or top logprobs are asked for.
+    """
 
     ComputeLogprobs: grpc.UnaryUnaryMultiCallable[
         tinsmith.sampler.v1.sampler_service_pb2.ComputeLogprobsRequest,
@@ -61,9 +67,12 @@ class SamplerServiceAsyncStub:
     """Samples from language models.
 
     An answer is a function of the weights and the request: same weights, seeds and prompts give the same tokens.
-    Errors of every call: NOT_FOUND with reason BASE_MODEL_NOT_FOUND or CHECKPOINT_NOT_FOUND, DATA_LOSS with reason
-    CHECKPOINT_CORRUPT, INVALID_ARGUMENT with reason EMPTY_PROMPT, TOKEN_OUT_OF_VOCABULARY, PROMPT_TOO_LONG or
-    BAD_TENSOR (metadata name the prompt), RESOURCE_EXHAUSTED with reason QUEUE_FULL and RetryInfo.
+
+    Errors of every call. NOT_FOUND with reason BASE_MODEL_NOT_FOUND or CHECKPOINT_NOT_FOUND. INVALID_ARGUMENT with reason
+    BAD_CHECKPOINT_URI, EMPTY_PROMPT, TOKEN_OUT_OF_VOCABULARY, PROMPT_TOO_LONG or BAD_TENSOR (metadata name the prompt),
+    TOO_MANY_ANSWERS or TOO_MANY_LOGPROBS. DATA_LOSS with reason CHECKPOINT_CORRUPT. FAILED_PRECONDITION with reason
+    ADAPTER_MISMATCH for an adapter of another base model, ADAPTER_UNSUPPORTED for one that is no plain LoRA,
+    WEIGHTS_NOT_FINITE, or MODALITY_UNSUPPORTED. RESOURCE_EXHAUSTED with reason QUEUE_FULL and RetryInfo.
     """
 
     Sample: grpc.aio.UnaryUnaryMultiCallable[
@@ -76,7 +85,10 @@ class SamplerServiceAsyncStub:
         tinsmith.sampler.v1.sampler_service_pb2.SampleStreamRequest,
         tinsmith.sampler.v1.sampler_service_pb2.SampleStreamResponse,
     ]
-    """The same, token by token. Cancelling the call ends the work within one decoding step."""
+    """The same, token by token. Cancelling the call ends the work within one decoding step.
+
+    INVALID_ARGUMENT with reason NOT_STREAMED when prompt or top logprobs are asked for.
+    """
 
     ComputeLogprobs: grpc.aio.UnaryUnaryMultiCallable[
         tinsmith.sampler.v1.sampler_service_pb2.ComputeLogprobsRequest,
@@ -100,9 +112,12 @@ class SamplerServiceServicer(metaclass=abc.ABCMeta):
     """Samples from language models.
 
     An answer is a function of the weights and the request: same weights, seeds and prompts give the same tokens.
-    Errors of every call: NOT_FOUND with reason BASE_MODEL_NOT_FOUND or CHECKPOINT_NOT_FOUND, DATA_LOSS with reason
-    CHECKPOINT_CORRUPT, INVALID_ARGUMENT with reason EMPTY_PROMPT, TOKEN_OUT_OF_VOCABULARY, PROMPT_TOO_LONG or
-    BAD_TENSOR (metadata name the prompt), RESOURCE_EXHAUSTED with reason QUEUE_FULL and RetryInfo.
+
+    Errors of every call. NOT_FOUND with reason BASE_MODEL_NOT_FOUND or CHECKPOINT_NOT_FOUND. INVALID_ARGUMENT with reason
+    BAD_CHECKPOINT_URI, EMPTY_PROMPT, TOKEN_OUT_OF_VOCABULARY, PROMPT_TOO_LONG or BAD_TENSOR (metadata name the prompt),
+    TOO_MANY_ANSWERS or TOO_MANY_LOGPROBS. DATA_LOSS with reason CHECKPOINT_CORRUPT. FAILED_PRECONDITION with reason
+    ADAPTER_MISMATCH for an adapter of another base model, ADAPTER_UNSUPPORTED for one that is no plain LoRA,
+    WEIGHTS_NOT_FINITE, or MODALITY_UNSUPPORTED. RESOURCE_EXHAUSTED with reason QUEUE_FULL and RetryInfo.
     """
 
     @abc.abstractmethod
@@ -119,7 +134,10 @@ class SamplerServiceServicer(metaclass=abc.ABCMeta):
         request: tinsmith.sampler.v1.sampler_service_pb2.SampleStreamRequest,
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[tinsmith.sampler.v1.sampler_service_pb2.SampleStreamResponse], collections.abc.AsyncIterator[tinsmith.sampler.v1.sampler_service_pb2.SampleStreamResponse]]:
-        """The same, token by token. Cancelling the call ends the work within one decoding step."""
+        """The same, token by token. Cancelling the call ends the work within one decoding step.
+
+        INVALID_ARGUMENT with reason NOT_STREAMED when prompt or top logprobs are asked for.
+        """
 
     @abc.abstractmethod
     def ComputeLogprobs(

@@ -133,7 +133,9 @@ class TrainerServiceServicer(object):
 
         NOT_FOUND with reason BASE_MODEL_NOT_FOUND or CHECKPOINT_NOT_FOUND; DATA_LOSS with reason CHECKPOINT_CORRUPT;
         ALREADY_EXISTS with reason MODEL_EXISTS when `model_id` is taken by another request; RESOURCE_EXHAUSTED with reason
-        TOO_MANY_MODELS.
+        TOO_MANY_MODELS; INVALID_ARGUMENT with reason RANK_TOO_LARGE or NOTHING_TO_TRAIN; FAILED_PRECONDITION with reason
+        BASE_MODEL_UNSUPPORTED when the base model has no such matrices, ADAPTER_UNSUPPORTED for a checkpoint that is no plain
+        LoRA.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -180,8 +182,9 @@ class TrainerServiceServicer(object):
         """Computes logprobs, the loss and its gradients, and adds them to the model's accumulated gradients.
 
         INVALID_ARGUMENT with reason MISSING_LOSS_INPUT, UNKNOWN_LOSS_INPUT, BAD_TENSOR, TOKEN_OUT_OF_VOCABULARY,
-        SEQUENCE_TOO_LONG, NON_FINITE_INPUT or EMPTY_BATCH; the metadata name the datum and the column. Nothing is
-        accumulated then. UNIMPLEMENTED with reason LOSS_NOT_IMPLEMENTED for a loss that this backend lacks.
+        SEQUENCE_TOO_LONG, NON_FINITE_INPUT, EMPTY_BATCH or BATCH_TOO_LARGE; the metadata name the datum and the column.
+        Nothing is accumulated then. FAILED_PRECONDITION with reason MODALITY_UNSUPPORTED for media. UNIMPLEMENTED with reason
+        LOSS_NOT_IMPLEMENTED or REGULARIZER_NOT_IMPLEMENTED for what this backend lacks.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -200,17 +203,20 @@ class TrainerServiceServicer(object):
     def SaveState(self, request, context):
         """Writes a training checkpoint: adapter, optimizer, step. Durable when it returns.
 
-        ALREADY_EXISTS with reason CHECKPOINT_EXISTS; RESOURCE_EXHAUSTED with reason STORAGE_FULL, nothing half-written.
+        ALREADY_EXISTS with reason CHECKPOINT_EXISTS; RESOURCE_EXHAUSTED with reason STORAGE_FULL, nothing half-written;
+        FAILED_PRECONDITION with reason STORAGE_NOT_WRITABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def LoadState(self, request, context):
-        """Replaces the model's adapter, and its optimizer if asked, by a checkpoint's. Accumulated gradients are dropped.
+        """Replaces the model's adapter by a checkpoint's, and its optimizer and step if asked; else the optimizer begins anew at
+        step 0. Accumulated gradients are dropped.
 
         NOT_FOUND with reason CHECKPOINT_NOT_FOUND; DATA_LOSS with reason CHECKPOINT_CORRUPT; FAILED_PRECONDITION with
-        reason CHECKPOINT_MISMATCH for another base model, rank or set of modules. The model is unchanged then.
+        reason CHECKPOINT_MISMATCH for another base model, rank, alpha or set of modules, ADAPTER_UNSUPPORTED. The model is
+        unchanged then.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

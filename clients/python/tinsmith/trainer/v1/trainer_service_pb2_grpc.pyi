@@ -41,7 +41,9 @@ class TrainerServiceStub:
 
     NOT_FOUND with reason BASE_MODEL_NOT_FOUND or CHECKPOINT_NOT_FOUND; DATA_LOSS with reason CHECKPOINT_CORRUPT;
     ALREADY_EXISTS with reason MODEL_EXISTS when `model_id` is taken by another request; RESOURCE_EXHAUSTED with reason
-    TOO_MANY_MODELS.
+    TOO_MANY_MODELS; INVALID_ARGUMENT with reason RANK_TOO_LARGE or NOTHING_TO_TRAIN; FAILED_PRECONDITION with reason
+    BASE_MODEL_UNSUPPORTED when the base model has no such matrices, ADAPTER_UNSUPPORTED for a checkpoint that is no plain
+    LoRA.
     """
 
     GetModel: grpc.UnaryUnaryMultiCallable[
@@ -84,8 +86,9 @@ class TrainerServiceStub:
     """Computes logprobs, the loss and its gradients, and adds them to the model's accumulated gradients.
 
     INVALID_ARGUMENT with reason MISSING_LOSS_INPUT, UNKNOWN_LOSS_INPUT, BAD_TENSOR, TOKEN_OUT_OF_VOCABULARY,
-    SEQUENCE_TOO_LONG, NON_FINITE_INPUT or EMPTY_BATCH; the metadata name the datum and the column. Nothing is
-    accumulated then. UNIMPLEMENTED with reason LOSS_NOT_IMPLEMENTED for a loss that this backend lacks.
+    SEQUENCE_TOO_LONG, NON_FINITE_INPUT, EMPTY_BATCH or BATCH_TOO_LARGE; the metadata name the datum and the column.
+    Nothing is accumulated then. FAILED_PRECONDITION with reason MODALITY_UNSUPPORTED for media. UNIMPLEMENTED with reason
+    LOSS_NOT_IMPLEMENTED or REGULARIZER_NOT_IMPLEMENTED for what this backend lacks.
     """
 
     OptimStep: grpc.UnaryUnaryMultiCallable[
@@ -104,17 +107,20 @@ class TrainerServiceStub:
     ]
     """Writes a training checkpoint: adapter, optimizer, step. Durable when it returns.
 
-    ALREADY_EXISTS with reason CHECKPOINT_EXISTS; RESOURCE_EXHAUSTED with reason STORAGE_FULL, nothing half-written.
+    ALREADY_EXISTS with reason CHECKPOINT_EXISTS; RESOURCE_EXHAUSTED with reason STORAGE_FULL, nothing half-written;
+    FAILED_PRECONDITION with reason STORAGE_NOT_WRITABLE.
     """
 
     LoadState: grpc.UnaryUnaryMultiCallable[
         tinsmith.trainer.v1.trainer_service_pb2.LoadStateRequest,
         tinsmith.trainer.v1.trainer_service_pb2.LoadStateResponse,
     ]
-    """Replaces the model's adapter, and its optimizer if asked, by a checkpoint's. Accumulated gradients are dropped.
+    """Replaces the model's adapter by a checkpoint's, and its optimizer and step if asked; else the optimizer begins anew at
+    step 0. Accumulated gradients are dropped.
 
     NOT_FOUND with reason CHECKPOINT_NOT_FOUND; DATA_LOSS with reason CHECKPOINT_CORRUPT; FAILED_PRECONDITION with
-    reason CHECKPOINT_MISMATCH for another base model, rank or set of modules. The model is unchanged then.
+    reason CHECKPOINT_MISMATCH for another base model, rank, alpha or set of modules, ADAPTER_UNSUPPORTED. The model is
+    unchanged then.
     """
 
     SaveForSampler: grpc.UnaryUnaryMultiCallable[
@@ -161,7 +167,9 @@ class TrainerServiceAsyncStub:
 
     NOT_FOUND with reason BASE_MODEL_NOT_FOUND or CHECKPOINT_NOT_FOUND; DATA_LOSS with reason CHECKPOINT_CORRUPT;
     ALREADY_EXISTS with reason MODEL_EXISTS when `model_id` is taken by another request; RESOURCE_EXHAUSTED with reason
-    TOO_MANY_MODELS.
+    TOO_MANY_MODELS; INVALID_ARGUMENT with reason RANK_TOO_LARGE or NOTHING_TO_TRAIN; FAILED_PRECONDITION with reason
+    BASE_MODEL_UNSUPPORTED when the base model has no such matrices, ADAPTER_UNSUPPORTED for a checkpoint that is no plain
+    LoRA.
     """
 
     GetModel: grpc.aio.UnaryUnaryMultiCallable[
@@ -204,8 +212,9 @@ class TrainerServiceAsyncStub:
     """Computes logprobs, the loss and its gradients, and adds them to the model's accumulated gradients.
 
     INVALID_ARGUMENT with reason MISSING_LOSS_INPUT, UNKNOWN_LOSS_INPUT, BAD_TENSOR, TOKEN_OUT_OF_VOCABULARY,
-    SEQUENCE_TOO_LONG, NON_FINITE_INPUT or EMPTY_BATCH; the metadata name the datum and the column. Nothing is
-    accumulated then. UNIMPLEMENTED with reason LOSS_NOT_IMPLEMENTED for a loss that this backend lacks.
+    SEQUENCE_TOO_LONG, NON_FINITE_INPUT, EMPTY_BATCH or BATCH_TOO_LARGE; the metadata name the datum and the column.
+    Nothing is accumulated then. FAILED_PRECONDITION with reason MODALITY_UNSUPPORTED for media. UNIMPLEMENTED with reason
+    LOSS_NOT_IMPLEMENTED or REGULARIZER_NOT_IMPLEMENTED for what this backend lacks.
     """
 
     OptimStep: grpc.aio.UnaryUnaryMultiCallable[
@@ -224,17 +233,20 @@ class TrainerServiceAsyncStub:
     ]
     """Writes a training checkpoint: adapter, optimizer, step. Durable when it returns.
 
-    ALREADY_EXISTS with reason CHECKPOINT_EXISTS; RESOURCE_EXHAUSTED with reason STORAGE_FULL, nothing half-written.
+    ALREADY_EXISTS with reason CHECKPOINT_EXISTS; RESOURCE_EXHAUSTED with reason STORAGE_FULL, nothing half-written;
+    FAILED_PRECONDITION with reason STORAGE_NOT_WRITABLE.
     """
 
     LoadState: grpc.aio.UnaryUnaryMultiCallable[
         tinsmith.trainer.v1.trainer_service_pb2.LoadStateRequest,
         tinsmith.trainer.v1.trainer_service_pb2.LoadStateResponse,
     ]
-    """Replaces the model's adapter, and its optimizer if asked, by a checkpoint's. Accumulated gradients are dropped.
+    """Replaces the model's adapter by a checkpoint's, and its optimizer and step if asked; else the optimizer begins anew at
+    step 0. Accumulated gradients are dropped.
 
     NOT_FOUND with reason CHECKPOINT_NOT_FOUND; DATA_LOSS with reason CHECKPOINT_CORRUPT; FAILED_PRECONDITION with
-    reason CHECKPOINT_MISMATCH for another base model, rank or set of modules. The model is unchanged then.
+    reason CHECKPOINT_MISMATCH for another base model, rank, alpha or set of modules, ADAPTER_UNSUPPORTED. The model is
+    unchanged then.
     """
 
     SaveForSampler: grpc.aio.UnaryUnaryMultiCallable[
@@ -283,7 +295,9 @@ class TrainerServiceServicer(metaclass=abc.ABCMeta):
 
         NOT_FOUND with reason BASE_MODEL_NOT_FOUND or CHECKPOINT_NOT_FOUND; DATA_LOSS with reason CHECKPOINT_CORRUPT;
         ALREADY_EXISTS with reason MODEL_EXISTS when `model_id` is taken by another request; RESOURCE_EXHAUSTED with reason
-        TOO_MANY_MODELS.
+        TOO_MANY_MODELS; INVALID_ARGUMENT with reason RANK_TOO_LARGE or NOTHING_TO_TRAIN; FAILED_PRECONDITION with reason
+        BASE_MODEL_UNSUPPORTED when the base model has no such matrices, ADAPTER_UNSUPPORTED for a checkpoint that is no plain
+        LoRA.
         """
 
     @abc.abstractmethod
@@ -338,8 +352,9 @@ class TrainerServiceServicer(metaclass=abc.ABCMeta):
         """Computes logprobs, the loss and its gradients, and adds them to the model's accumulated gradients.
 
         INVALID_ARGUMENT with reason MISSING_LOSS_INPUT, UNKNOWN_LOSS_INPUT, BAD_TENSOR, TOKEN_OUT_OF_VOCABULARY,
-        SEQUENCE_TOO_LONG, NON_FINITE_INPUT or EMPTY_BATCH; the metadata name the datum and the column. Nothing is
-        accumulated then. UNIMPLEMENTED with reason LOSS_NOT_IMPLEMENTED for a loss that this backend lacks.
+        SEQUENCE_TOO_LONG, NON_FINITE_INPUT, EMPTY_BATCH or BATCH_TOO_LARGE; the metadata name the datum and the column.
+        Nothing is accumulated then. FAILED_PRECONDITION with reason MODALITY_UNSUPPORTED for media. UNIMPLEMENTED with reason
+        LOSS_NOT_IMPLEMENTED or REGULARIZER_NOT_IMPLEMENTED for what this backend lacks.
         """
 
     @abc.abstractmethod
@@ -362,7 +377,8 @@ class TrainerServiceServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[tinsmith.trainer.v1.trainer_service_pb2.SaveStateResponse, collections.abc.Awaitable[tinsmith.trainer.v1.trainer_service_pb2.SaveStateResponse]]:
         """Writes a training checkpoint: adapter, optimizer, step. Durable when it returns.
 
-        ALREADY_EXISTS with reason CHECKPOINT_EXISTS; RESOURCE_EXHAUSTED with reason STORAGE_FULL, nothing half-written.
+        ALREADY_EXISTS with reason CHECKPOINT_EXISTS; RESOURCE_EXHAUSTED with reason STORAGE_FULL, nothing half-written;
+        FAILED_PRECONDITION with reason STORAGE_NOT_WRITABLE.
         """
 
     @abc.abstractmethod
@@ -371,10 +387,12 @@ class TrainerServiceServicer(metaclass=abc.ABCMeta):
         request: tinsmith.trainer.v1.trainer_service_pb2.LoadStateRequest,
         context: _ServicerContext,
     ) -> typing.Union[tinsmith.trainer.v1.trainer_service_pb2.LoadStateResponse, collections.abc.Awaitable[tinsmith.trainer.v1.trainer_service_pb2.LoadStateResponse]]:
-        """Replaces the model's adapter, and its optimizer if asked, by a checkpoint's. Accumulated gradients are dropped.
+        """Replaces the model's adapter by a checkpoint's, and its optimizer and step if asked; else the optimizer begins anew at
+        step 0. Accumulated gradients are dropped.
 
         NOT_FOUND with reason CHECKPOINT_NOT_FOUND; DATA_LOSS with reason CHECKPOINT_CORRUPT; FAILED_PRECONDITION with
-        reason CHECKPOINT_MISMATCH for another base model, rank or set of modules. The model is unchanged then.
+        reason CHECKPOINT_MISMATCH for another base model, rank, alpha or set of modules, ADAPTER_UNSUPPORTED. The model is
+        unchanged then.
         """
 
     @abc.abstractmethod

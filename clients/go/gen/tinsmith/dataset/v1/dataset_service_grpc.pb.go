@@ -35,20 +35,32 @@ const (
 //
 // Serves rows and batches of datasets that are values.
 //
-// Errors of every call that names a dataset: NOT_FOUND with reason DATASET_NOT_FOUND, COLUMN_NOT_FOUND or
-// UPLOAD_NOT_FOUND; INVALID_ARGUMENT with reason BAD_ROW (file and line in the metadata), BAD_EXPRESSION or
-// CONFIG_REQUIRED; PERMISSION_DENIED with reason LOCATION_NOT_ALLOWED; FAILED_PRECONDITION with reason HUB_OFFLINE.
+// Errors of every call that names a dataset. NOT_FOUND with reason DATASET_NOT_FOUND, COLUMN_NOT_FOUND or
+// UPLOAD_NOT_FOUND. INVALID_ARGUMENT with reason BAD_ROW (file and line in the metadata), BAD_EXPRESSION, BAD_PATH,
+// BAD_SEED, BAD_SHAPE, BAD_SPLIT, BAD_OPTION, UNKNOWN_OPTION, UNKNOWN_FORMAT, TYPE_CLASH when one column has two types,
+// TOO_DEEP, CONFIG_REQUIRED or SPLIT_REQUIRED (both list what there is). PERMISSION_DENIED with reason
+// LOCATION_NOT_ALLOWED. FAILED_PRECONDITION with reason HUB_OFFLINE, or ENDLESS_DATASET for an operation that needs the
+// end of data without one. RESOURCE_EXHAUSTED with reason FILE_TOO_LARGE. DEADLINE_EXCEEDED with reason FILTER_TIMEOUT.
+// UNAVAILABLE with reason HUB_UNREACHABLE. UNIMPLEMENTED with reason SCHEME_NOT_SUPPORTED, STREAMING_UNSUPPORTED or
+// NOT_IMPLEMENTED.
 type DatasetServiceClient interface {
 	// Lists the catalogue.
 	ListDatasets(ctx context.Context, in *ListDatasetsRequest, opts ...grpc.CallOption) (*ListDatasetsResponse, error)
 	// Schema, size, fingerprint and an example of a dataset.
 	DescribeDataset(ctx context.Context, in *DescribeDatasetRequest, opts ...grpc.CallOption) (*DescribeDatasetResponse, error)
-	// One batch by its number: the unary twin of StreamBatches.
+	// One batch by its number: the unary twin of StreamBatches. OUT_OF_RANGE with reason END_OF_DATA or CURSOR_MISMATCH.
 	GetBatch(ctx context.Context, in *GetBatchRequest, opts ...grpc.CallOption) (*GetBatchResponse, error)
 	// Streams batches. The client first says what, then grants credit: the server is never more batches ahead than the
 	// credit it holds. Each batch carries the cursor from which a later stream goes on.
+	//
+	// INVALID_ARGUMENT with reason START_REQUIRED, STARTED_TWICE or BAD_CREDIT for messages out of turn; OUT_OF_RANGE with
+	// reason CURSOR_MISMATCH; FAILED_PRECONDITION with reason CREDIT_EXHAUSTED when the client has closed its side before
+	// it granted credit for all that is left.
 	StreamBatches(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[StreamBatchesRequest, StreamBatchesResponse], error)
 	// Renders rows to data for a loss: tokens, targets and weights, shifted and truncated.
+	//
+	// INVALID_ARGUMENT with reason ROW_SHAPE_UNSUPPORTED, NO_PREFERENCE for a tie, PAIR_NEEDS_ONE_EXAMPLE when a format
+	// needs several examples for one answer, TOO_SHORT, and those of RendererService.
 	BuildDatums(ctx context.Context, in *BuildDatumsRequest, opts ...grpc.CallOption) (*BuildDatumsResponse, error)
 	// Stores rows for later use as an UploadSource.
 	UploadRows(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[UploadRowsRequest, UploadRowsResponse], error)
@@ -134,20 +146,32 @@ type DatasetService_UploadRowsClient = grpc.ClientStreamingClient[UploadRowsRequ
 //
 // Serves rows and batches of datasets that are values.
 //
-// Errors of every call that names a dataset: NOT_FOUND with reason DATASET_NOT_FOUND, COLUMN_NOT_FOUND or
-// UPLOAD_NOT_FOUND; INVALID_ARGUMENT with reason BAD_ROW (file and line in the metadata), BAD_EXPRESSION or
-// CONFIG_REQUIRED; PERMISSION_DENIED with reason LOCATION_NOT_ALLOWED; FAILED_PRECONDITION with reason HUB_OFFLINE.
+// Errors of every call that names a dataset. NOT_FOUND with reason DATASET_NOT_FOUND, COLUMN_NOT_FOUND or
+// UPLOAD_NOT_FOUND. INVALID_ARGUMENT with reason BAD_ROW (file and line in the metadata), BAD_EXPRESSION, BAD_PATH,
+// BAD_SEED, BAD_SHAPE, BAD_SPLIT, BAD_OPTION, UNKNOWN_OPTION, UNKNOWN_FORMAT, TYPE_CLASH when one column has two types,
+// TOO_DEEP, CONFIG_REQUIRED or SPLIT_REQUIRED (both list what there is). PERMISSION_DENIED with reason
+// LOCATION_NOT_ALLOWED. FAILED_PRECONDITION with reason HUB_OFFLINE, or ENDLESS_DATASET for an operation that needs the
+// end of data without one. RESOURCE_EXHAUSTED with reason FILE_TOO_LARGE. DEADLINE_EXCEEDED with reason FILTER_TIMEOUT.
+// UNAVAILABLE with reason HUB_UNREACHABLE. UNIMPLEMENTED with reason SCHEME_NOT_SUPPORTED, STREAMING_UNSUPPORTED or
+// NOT_IMPLEMENTED.
 type DatasetServiceServer interface {
 	// Lists the catalogue.
 	ListDatasets(context.Context, *ListDatasetsRequest) (*ListDatasetsResponse, error)
 	// Schema, size, fingerprint and an example of a dataset.
 	DescribeDataset(context.Context, *DescribeDatasetRequest) (*DescribeDatasetResponse, error)
-	// One batch by its number: the unary twin of StreamBatches.
+	// One batch by its number: the unary twin of StreamBatches. OUT_OF_RANGE with reason END_OF_DATA or CURSOR_MISMATCH.
 	GetBatch(context.Context, *GetBatchRequest) (*GetBatchResponse, error)
 	// Streams batches. The client first says what, then grants credit: the server is never more batches ahead than the
 	// credit it holds. Each batch carries the cursor from which a later stream goes on.
+	//
+	// INVALID_ARGUMENT with reason START_REQUIRED, STARTED_TWICE or BAD_CREDIT for messages out of turn; OUT_OF_RANGE with
+	// reason CURSOR_MISMATCH; FAILED_PRECONDITION with reason CREDIT_EXHAUSTED when the client has closed its side before
+	// it granted credit for all that is left.
 	StreamBatches(grpc.BidiStreamingServer[StreamBatchesRequest, StreamBatchesResponse]) error
 	// Renders rows to data for a loss: tokens, targets and weights, shifted and truncated.
+	//
+	// INVALID_ARGUMENT with reason ROW_SHAPE_UNSUPPORTED, NO_PREFERENCE for a tie, PAIR_NEEDS_ONE_EXAMPLE when a format
+	// needs several examples for one answer, TOO_SHORT, and those of RendererService.
 	BuildDatums(context.Context, *BuildDatumsRequest) (*BuildDatumsResponse, error)
 	// Stores rows for later use as an UploadSource.
 	UploadRows(grpc.ClientStreamingServer[UploadRowsRequest, UploadRowsResponse]) error

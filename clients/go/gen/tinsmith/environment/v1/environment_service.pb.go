@@ -820,14 +820,14 @@ func (x *NamedEnvironment) GetOptionsJson() string {
 	return ""
 }
 
-// Limits on an episode; 0 or absent means none.
+// Limits on an episode.
 type EpisodeLimits struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Actions.
+	// Actions; 0 means no limit.
 	MaxSteps int32 `protobuf:"varint,1,opt,name=max_steps,json=maxSteps,proto3" json:"max_steps,omitempty"`
-	// Wall-clock time of one step.
+	// Wall-clock time of one step's grading; absent means the grader's own limit.
 	StepTimeout *durationpb.Duration `protobuf:"bytes,2,opt,name=step_timeout,json=stepTimeout,proto3" json:"step_timeout,omitempty"`
-	// Life of an idle episode. Absent: the server's setting.
+	// Life of an idle episode; 0 or absent means the server's setting.
 	IdleTimeout   *durationpb.Duration `protobuf:"bytes,3,opt,name=idle_timeout,json=idleTimeout,proto3" json:"idle_timeout,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -39,6 +39,9 @@ const (
 // beside it. Episodes are seeded, isolated from each other's random state, and expire when they are idle for too long.
 // Errors of every call on an episode: NOT_FOUND with reason EPISODE_NOT_FOUND; FAILED_PRECONDITION with reason
 // EPISODE_DONE or WRONG_SEAT. In a batch these are reported in the place of the episode.
+//
+// UNAVAILABLE with reason GRADER_UNAVAILABLE when a step needs a grader that is away: no episode has moved, and the call
+// can be repeated. INTERNAL with reason BAD_GRADER_ANSWER when it answered other than its contract says.
 type EnvironmentServiceClient interface {
 	// Lists the environments.
 	ListEnvironments(ctx context.Context, in *ListEnvironmentsRequest, opts ...grpc.CallOption) (*ListEnvironmentsResponse, error)
@@ -48,7 +51,8 @@ type EnvironmentServiceClient interface {
 	// FAILED_PRECONDITION with reason ENVIRONMENT_UNAVAILABLE says why it can't run here; RESOURCE_EXHAUSTED with
 	// reason TOO_MANY_EPISODES.
 	CreateEpisodes(ctx context.Context, in *CreateEpisodesRequest, opts ...grpc.CallOption) (*CreateEpisodesResponse, error)
-	// Acts in many episodes at once; results keep the order of the actions.
+	// Acts in many episodes at once; results keep the order of the actions. INVALID_ARGUMENT with reason DUPLICATE_EPISODE
+	// when two actions name one episode: none is taken then.
 	Step(ctx context.Context, in *StepRequest, opts ...grpc.CallOption) (*StepResponse, error)
 	// Acts as long as the stream lives: one message a step, answered by one message. Its episodes are closed when it
 	// ends.
@@ -140,6 +144,9 @@ func (c *environmentServiceClient) CloseEpisodes(ctx context.Context, in *CloseE
 // beside it. Episodes are seeded, isolated from each other's random state, and expire when they are idle for too long.
 // Errors of every call on an episode: NOT_FOUND with reason EPISODE_NOT_FOUND; FAILED_PRECONDITION with reason
 // EPISODE_DONE or WRONG_SEAT. In a batch these are reported in the place of the episode.
+//
+// UNAVAILABLE with reason GRADER_UNAVAILABLE when a step needs a grader that is away: no episode has moved, and the call
+// can be repeated. INTERNAL with reason BAD_GRADER_ANSWER when it answered other than its contract says.
 type EnvironmentServiceServer interface {
 	// Lists the environments.
 	ListEnvironments(context.Context, *ListEnvironmentsRequest) (*ListEnvironmentsResponse, error)
@@ -149,7 +156,8 @@ type EnvironmentServiceServer interface {
 	// FAILED_PRECONDITION with reason ENVIRONMENT_UNAVAILABLE says why it can't run here; RESOURCE_EXHAUSTED with
 	// reason TOO_MANY_EPISODES.
 	CreateEpisodes(context.Context, *CreateEpisodesRequest) (*CreateEpisodesResponse, error)
-	// Acts in many episodes at once; results keep the order of the actions.
+	// Acts in many episodes at once; results keep the order of the actions. INVALID_ARGUMENT with reason DUPLICATE_EPISODE
+	// when two actions name one episode: none is taken then.
 	Step(context.Context, *StepRequest) (*StepResponse, error)
 	// Acts as long as the stream lives: one message a step, answered by one message. Its episodes are closed when it
 	// ends.

@@ -1922,7 +1922,8 @@ type GradeResult struct {
 	Correct bool `protobuf:"varint,4,opt,name=correct,proto3" json:"correct,omitempty"`
 	// Which stage decided.
 	Stage GradeStage `protobuf:"varint,5,opt,name=stage,proto3,enum=tinsmith.grader.v1.GradeStage" json:"stage,omitempty"`
-	// Why, as a code: "EQUAL", "DIFFERENT", "NO_ANSWER", "TOO_COMPLEX", "DEADLINE", "MEMORY", "CRASHED", ...
+	// Why, as a code. Graded: "EQUAL", "DIFFERENT", "NO_ANSWER", "NOT_PARSED". Failed: "TOO_COMPLEX", "DEADLINE", "MEMORY",
+	// "CRASHED".
 	Reason string `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
 	// Why, in words; empty when the reason says it all.
 	Message string `protobuf:"bytes,7,opt,name=message,proto3" json:"message,omitempty"`

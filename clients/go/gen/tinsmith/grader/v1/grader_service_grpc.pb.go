@@ -34,6 +34,9 @@ const (
 //
 // Model text is hostile: none of it is ever evaluated as a program outside a sandbox, and every item ends within its
 // deadline, by killing its worker if need be. An item that fails is reported in its place; the others are graded.
+//
+// Errors of a whole call. INVALID_ARGUMENT with reason BAD_GRADER, BAD_ITEM_TIMEOUT or TOO_MANY_ITEMS. RESOURCE_EXHAUSTED
+// with reason QUEUE_FULL and RetryInfo. UNAVAILABLE with reason WORKERS_UNAVAILABLE when no worker can be started.
 type GraderServiceClient interface {
 	// Grades a batch; results keep its order. INVALID_ARGUMENT with reason BAD_GRADER for a spec that makes no sense.
 	// UNIMPLEMENTED with reason GRADER_NOT_IMPLEMENTED for one that this server lacks.
@@ -94,6 +97,9 @@ func (c *graderServiceClient) ListGraders(ctx context.Context, in *ListGradersRe
 //
 // Model text is hostile: none of it is ever evaluated as a program outside a sandbox, and every item ends within its
 // deadline, by killing its worker if need be. An item that fails is reported in its place; the others are graded.
+//
+// Errors of a whole call. INVALID_ARGUMENT with reason BAD_GRADER, BAD_ITEM_TIMEOUT or TOO_MANY_ITEMS. RESOURCE_EXHAUSTED
+// with reason QUEUE_FULL and RetryInfo. UNAVAILABLE with reason WORKERS_UNAVAILABLE when no worker can be started.
 type GraderServiceServer interface {
 	// Grades a batch; results keep its order. INVALID_ARGUMENT with reason BAD_GRADER for a spec that makes no sense.
 	// UNIMPLEMENTED with reason GRADER_NOT_IMPLEMENTED for one that this server lacks.

@@ -49,9 +49,10 @@ const (
 type OrchestratorServiceClient interface {
 	// Starts a run.
 	//
-	// NOT_FOUND with reason RECIPE_NOT_FOUND; INVALID_ARGUMENT with reason BAD_CONFIG and a violation for each wrong key
-	// or value; FAILED_PRECONDITION with reason SERVICE_UNAVAILABLE lists the services that the recipe needs and that do
-	// not answer.
+	// NOT_FOUND with reason RECIPE_NOT_FOUND, or that of the service that does not know what the configuration names, for
+	// example BASE_MODEL_NOT_FOUND or DATASET_NOT_FOUND; UNIMPLEMENTED with reason RECIPE_NOT_IMPLEMENTED; INVALID_ARGUMENT
+	// with reason BAD_CONFIG and a violation for each wrong key or value; FAILED_PRECONDITION with reason
+	// SERVICE_UNAVAILABLE lists the services that the recipe needs and that do not answer.
 	StartRun(ctx context.Context, in *StartRunRequest, opts ...grpc.CallOption) (*StartRunResponse, error)
 	// Reads one run.
 	GetRun(ctx context.Context, in *GetRunRequest, opts ...grpc.CallOption) (*GetRunResponse, error)
@@ -80,7 +81,7 @@ type OrchestratorServiceClient interface {
 	ListServices(ctx context.Context, in *ListServicesRequest, opts ...grpc.CallOption) (*ListServicesResponse, error)
 	// Lists the models that runs made, newest first.
 	ListModels(ctx context.Context, in *ListModelsRequest, opts ...grpc.CallOption) (*ListModelsResponse, error)
-	// What a model came from: its run, data and parents.
+	// What a model came from: its run, data and parents. NOT_FOUND with reason MODEL_NOT_FOUND.
 	GetLineage(ctx context.Context, in *GetLineageRequest, opts ...grpc.CallOption) (*GetLineageResponse, error)
 }
 
@@ -253,9 +254,10 @@ func (c *orchestratorServiceClient) GetLineage(ctx context.Context, in *GetLinea
 type OrchestratorServiceServer interface {
 	// Starts a run.
 	//
-	// NOT_FOUND with reason RECIPE_NOT_FOUND; INVALID_ARGUMENT with reason BAD_CONFIG and a violation for each wrong key
-	// or value; FAILED_PRECONDITION with reason SERVICE_UNAVAILABLE lists the services that the recipe needs and that do
-	// not answer.
+	// NOT_FOUND with reason RECIPE_NOT_FOUND, or that of the service that does not know what the configuration names, for
+	// example BASE_MODEL_NOT_FOUND or DATASET_NOT_FOUND; UNIMPLEMENTED with reason RECIPE_NOT_IMPLEMENTED; INVALID_ARGUMENT
+	// with reason BAD_CONFIG and a violation for each wrong key or value; FAILED_PRECONDITION with reason
+	// SERVICE_UNAVAILABLE lists the services that the recipe needs and that do not answer.
 	StartRun(context.Context, *StartRunRequest) (*StartRunResponse, error)
 	// Reads one run.
 	GetRun(context.Context, *GetRunRequest) (*GetRunResponse, error)
@@ -284,7 +286,7 @@ type OrchestratorServiceServer interface {
 	ListServices(context.Context, *ListServicesRequest) (*ListServicesResponse, error)
 	// Lists the models that runs made, newest first.
 	ListModels(context.Context, *ListModelsRequest) (*ListModelsResponse, error)
-	// What a model came from: its run, data and parents.
+	// What a model came from: its run, data and parents. NOT_FOUND with reason MODEL_NOT_FOUND.
 	GetLineage(context.Context, *GetLineageRequest) (*GetLineageResponse, error)
 	mustEmbedUnimplementedOrchestratorServiceServer()
 }

@@ -35,13 +35,18 @@ const (
 // Samples from language models.
 //
 // An answer is a function of the weights and the request: same weights, seeds and prompts give the same tokens.
-// Errors of every call: NOT_FOUND with reason BASE_MODEL_NOT_FOUND or CHECKPOINT_NOT_FOUND, DATA_LOSS with reason
-// CHECKPOINT_CORRUPT, INVALID_ARGUMENT with reason EMPTY_PROMPT, TOKEN_OUT_OF_VOCABULARY, PROMPT_TOO_LONG or
-// BAD_TENSOR (metadata name the prompt), RESOURCE_EXHAUSTED with reason QUEUE_FULL and RetryInfo.
+//
+// Errors of every call. NOT_FOUND with reason BASE_MODEL_NOT_FOUND or CHECKPOINT_NOT_FOUND. INVALID_ARGUMENT with reason
+// BAD_CHECKPOINT_URI, EMPTY_PROMPT, TOKEN_OUT_OF_VOCABULARY, PROMPT_TOO_LONG or BAD_TENSOR (metadata name the prompt),
+// TOO_MANY_ANSWERS or TOO_MANY_LOGPROBS. DATA_LOSS with reason CHECKPOINT_CORRUPT. FAILED_PRECONDITION with reason
+// ADAPTER_MISMATCH for an adapter of another base model, ADAPTER_UNSUPPORTED for one that is no plain LoRA,
+// WEIGHTS_NOT_FINITE, or MODALITY_UNSUPPORTED. RESOURCE_EXHAUSTED with reason QUEUE_FULL and RetryInfo.
 type SamplerServiceClient interface {
 	// Answers many prompts, several times each.
 	Sample(ctx context.Context, in *SampleRequest, opts ...grpc.CallOption) (*SampleResponse, error)
 	// The same, token by token. Cancelling the call ends the work within one decoding step.
+	//
+	// INVALID_ARGUMENT with reason NOT_STREAMED when prompt or top logprobs are asked for.
 	SampleStream(ctx context.Context, in *SampleStreamRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SampleStreamResponse], error)
 	// Logprobs of given sequences, or of given targets at each of their positions.
 	ComputeLogprobs(ctx context.Context, in *ComputeLogprobsRequest, opts ...grpc.CallOption) (*ComputeLogprobsResponse, error)
@@ -134,13 +139,18 @@ type SamplerService_WatchQueueClient = grpc.ServerStreamingClient[WatchQueueResp
 // Samples from language models.
 //
 // An answer is a function of the weights and the request: same weights, seeds and prompts give the same tokens.
-// Errors of every call: NOT_FOUND with reason BASE_MODEL_NOT_FOUND or CHECKPOINT_NOT_FOUND, DATA_LOSS with reason
-// CHECKPOINT_CORRUPT, INVALID_ARGUMENT with reason EMPTY_PROMPT, TOKEN_OUT_OF_VOCABULARY, PROMPT_TOO_LONG or
-// BAD_TENSOR (metadata name the prompt), RESOURCE_EXHAUSTED with reason QUEUE_FULL and RetryInfo.
+//
+// Errors of every call. NOT_FOUND with reason BASE_MODEL_NOT_FOUND or CHECKPOINT_NOT_FOUND. INVALID_ARGUMENT with reason
+// BAD_CHECKPOINT_URI, EMPTY_PROMPT, TOKEN_OUT_OF_VOCABULARY, PROMPT_TOO_LONG or BAD_TENSOR (metadata name the prompt),
+// TOO_MANY_ANSWERS or TOO_MANY_LOGPROBS. DATA_LOSS with reason CHECKPOINT_CORRUPT. FAILED_PRECONDITION with reason
+// ADAPTER_MISMATCH for an adapter of another base model, ADAPTER_UNSUPPORTED for one that is no plain LoRA,
+// WEIGHTS_NOT_FINITE, or MODALITY_UNSUPPORTED. RESOURCE_EXHAUSTED with reason QUEUE_FULL and RetryInfo.
 type SamplerServiceServer interface {
 	// Answers many prompts, several times each.
 	Sample(context.Context, *SampleRequest) (*SampleResponse, error)
 	// The same, token by token. Cancelling the call ends the work within one decoding step.
+	//
+	// INVALID_ARGUMENT with reason NOT_STREAMED when prompt or top logprobs are asked for.
 	SampleStream(*SampleStreamRequest, grpc.ServerStreamingServer[SampleStreamResponse]) error
 	// Logprobs of given sequences, or of given targets at each of their positions.
 	ComputeLogprobs(context.Context, *ComputeLogprobsRequest) (*ComputeLogprobsResponse, error)

@@ -57,7 +57,9 @@ type TrainerServiceClient interface {
 	//
 	// NOT_FOUND with reason BASE_MODEL_NOT_FOUND or CHECKPOINT_NOT_FOUND; DATA_LOSS with reason CHECKPOINT_CORRUPT;
 	// ALREADY_EXISTS with reason MODEL_EXISTS when `model_id` is taken by another request; RESOURCE_EXHAUSTED with reason
-	// TOO_MANY_MODELS.
+	// TOO_MANY_MODELS; INVALID_ARGUMENT with reason RANK_TOO_LARGE or NOTHING_TO_TRAIN; FAILED_PRECONDITION with reason
+	// BASE_MODEL_UNSUPPORTED when the base model has no such matrices, ADAPTER_UNSUPPORTED for a checkpoint that is no plain
+	// LoRA.
 	CreateModel(ctx context.Context, in *CreateModelRequest, opts ...grpc.CallOption) (*CreateModelResponse, error)
 	// Reads one model.
 	GetModel(ctx context.Context, in *GetModelRequest, opts ...grpc.CallOption) (*GetModelResponse, error)
@@ -74,8 +76,9 @@ type TrainerServiceClient interface {
 	// Computes logprobs, the loss and its gradients, and adds them to the model's accumulated gradients.
 	//
 	// INVALID_ARGUMENT with reason MISSING_LOSS_INPUT, UNKNOWN_LOSS_INPUT, BAD_TENSOR, TOKEN_OUT_OF_VOCABULARY,
-	// SEQUENCE_TOO_LONG, NON_FINITE_INPUT or EMPTY_BATCH; the metadata name the datum and the column. Nothing is
-	// accumulated then. UNIMPLEMENTED with reason LOSS_NOT_IMPLEMENTED for a loss that this backend lacks.
+	// SEQUENCE_TOO_LONG, NON_FINITE_INPUT, EMPTY_BATCH or BATCH_TOO_LARGE; the metadata name the datum and the column.
+	// Nothing is accumulated then. FAILED_PRECONDITION with reason MODALITY_UNSUPPORTED for media. UNIMPLEMENTED with reason
+	// LOSS_NOT_IMPLEMENTED or REGULARIZER_NOT_IMPLEMENTED for what this backend lacks.
 	ForwardBackward(ctx context.Context, in *ForwardBackwardRequest, opts ...grpc.CallOption) (*ForwardBackwardResponse, error)
 	// Applies the accumulated gradients with AdamW and clears them.
 	//
@@ -84,12 +87,15 @@ type TrainerServiceClient interface {
 	OptimStep(ctx context.Context, in *OptimStepRequest, opts ...grpc.CallOption) (*OptimStepResponse, error)
 	// Writes a training checkpoint: adapter, optimizer, step. Durable when it returns.
 	//
-	// ALREADY_EXISTS with reason CHECKPOINT_EXISTS; RESOURCE_EXHAUSTED with reason STORAGE_FULL, nothing half-written.
+	// ALREADY_EXISTS with reason CHECKPOINT_EXISTS; RESOURCE_EXHAUSTED with reason STORAGE_FULL, nothing half-written;
+	// FAILED_PRECONDITION with reason STORAGE_NOT_WRITABLE.
 	SaveState(ctx context.Context, in *SaveStateRequest, opts ...grpc.CallOption) (*SaveStateResponse, error)
-	// Replaces the model's adapter, and its optimizer if asked, by a checkpoint's. Accumulated gradients are dropped.
+	// Replaces the model's adapter by a checkpoint's, and its optimizer and step if asked; else the optimizer begins anew at
+	// step 0. Accumulated gradients are dropped.
 	//
 	// NOT_FOUND with reason CHECKPOINT_NOT_FOUND; DATA_LOSS with reason CHECKPOINT_CORRUPT; FAILED_PRECONDITION with
-	// reason CHECKPOINT_MISMATCH for another base model, rank or set of modules. The model is unchanged then.
+	// reason CHECKPOINT_MISMATCH for another base model, rank, alpha or set of modules, ADAPTER_UNSUPPORTED. The model is
+	// unchanged then.
 	LoadState(ctx context.Context, in *LoadStateRequest, opts ...grpc.CallOption) (*LoadStateResponse, error)
 	// Writes the adapter for a sampler and names it by a URI.
 	//
@@ -269,7 +275,9 @@ type TrainerServiceServer interface {
 	//
 	// NOT_FOUND with reason BASE_MODEL_NOT_FOUND or CHECKPOINT_NOT_FOUND; DATA_LOSS with reason CHECKPOINT_CORRUPT;
 	// ALREADY_EXISTS with reason MODEL_EXISTS when `model_id` is taken by another request; RESOURCE_EXHAUSTED with reason
-	// TOO_MANY_MODELS.
+	// TOO_MANY_MODELS; INVALID_ARGUMENT with reason RANK_TOO_LARGE or NOTHING_TO_TRAIN; FAILED_PRECONDITION with reason
+	// BASE_MODEL_UNSUPPORTED when the base model has no such matrices, ADAPTER_UNSUPPORTED for a checkpoint that is no plain
+	// LoRA.
 	CreateModel(context.Context, *CreateModelRequest) (*CreateModelResponse, error)
 	// Reads one model.
 	GetModel(context.Context, *GetModelRequest) (*GetModelResponse, error)
@@ -286,8 +294,9 @@ type TrainerServiceServer interface {
 	// Computes logprobs, the loss and its gradients, and adds them to the model's accumulated gradients.
 	//
 	// INVALID_ARGUMENT with reason MISSING_LOSS_INPUT, UNKNOWN_LOSS_INPUT, BAD_TENSOR, TOKEN_OUT_OF_VOCABULARY,
-	// SEQUENCE_TOO_LONG, NON_FINITE_INPUT or EMPTY_BATCH; the metadata name the datum and the column. Nothing is
-	// accumulated then. UNIMPLEMENTED with reason LOSS_NOT_IMPLEMENTED for a loss that this backend lacks.
+	// SEQUENCE_TOO_LONG, NON_FINITE_INPUT, EMPTY_BATCH or BATCH_TOO_LARGE; the metadata name the datum and the column.
+	// Nothing is accumulated then. FAILED_PRECONDITION with reason MODALITY_UNSUPPORTED for media. UNIMPLEMENTED with reason
+	// LOSS_NOT_IMPLEMENTED or REGULARIZER_NOT_IMPLEMENTED for what this backend lacks.
 	ForwardBackward(context.Context, *ForwardBackwardRequest) (*ForwardBackwardResponse, error)
 	// Applies the accumulated gradients with AdamW and clears them.
 	//
@@ -296,12 +305,15 @@ type TrainerServiceServer interface {
 	OptimStep(context.Context, *OptimStepRequest) (*OptimStepResponse, error)
 	// Writes a training checkpoint: adapter, optimizer, step. Durable when it returns.
 	//
-	// ALREADY_EXISTS with reason CHECKPOINT_EXISTS; RESOURCE_EXHAUSTED with reason STORAGE_FULL, nothing half-written.
+	// ALREADY_EXISTS with reason CHECKPOINT_EXISTS; RESOURCE_EXHAUSTED with reason STORAGE_FULL, nothing half-written;
+	// FAILED_PRECONDITION with reason STORAGE_NOT_WRITABLE.
 	SaveState(context.Context, *SaveStateRequest) (*SaveStateResponse, error)
-	// Replaces the model's adapter, and its optimizer if asked, by a checkpoint's. Accumulated gradients are dropped.
+	// Replaces the model's adapter by a checkpoint's, and its optimizer and step if asked; else the optimizer begins anew at
+	// step 0. Accumulated gradients are dropped.
 	//
 	// NOT_FOUND with reason CHECKPOINT_NOT_FOUND; DATA_LOSS with reason CHECKPOINT_CORRUPT; FAILED_PRECONDITION with
-	// reason CHECKPOINT_MISMATCH for another base model, rank or set of modules. The model is unchanged then.
+	// reason CHECKPOINT_MISMATCH for another base model, rank, alpha or set of modules, ADAPTER_UNSUPPORTED. The model is
+	// unchanged then.
 	LoadState(context.Context, *LoadStateRequest) (*LoadStateResponse, error)
 	// Writes the adapter for a sampler and names it by a URI.
 	//

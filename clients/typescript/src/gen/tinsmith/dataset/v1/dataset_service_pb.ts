@@ -769,9 +769,14 @@ export const WeightNormalizationSchema: GenEnum<WeightNormalization> = /*@__PURE
 /**
  * Serves rows and batches of datasets that are values.
  *
- * Errors of every call that names a dataset: NOT_FOUND with reason DATASET_NOT_FOUND, COLUMN_NOT_FOUND or
- * UPLOAD_NOT_FOUND; INVALID_ARGUMENT with reason BAD_ROW (file and line in the metadata), BAD_EXPRESSION or
- * CONFIG_REQUIRED; PERMISSION_DENIED with reason LOCATION_NOT_ALLOWED; FAILED_PRECONDITION with reason HUB_OFFLINE.
+ * Errors of every call that names a dataset. NOT_FOUND with reason DATASET_NOT_FOUND, COLUMN_NOT_FOUND or
+ * UPLOAD_NOT_FOUND. INVALID_ARGUMENT with reason BAD_ROW (file and line in the metadata), BAD_EXPRESSION, BAD_PATH,
+ * BAD_SEED, BAD_SHAPE, BAD_SPLIT, BAD_OPTION, UNKNOWN_OPTION, UNKNOWN_FORMAT, TYPE_CLASH when one column has two types,
+ * TOO_DEEP, CONFIG_REQUIRED or SPLIT_REQUIRED (both list what there is). PERMISSION_DENIED with reason
+ * LOCATION_NOT_ALLOWED. FAILED_PRECONDITION with reason HUB_OFFLINE, or ENDLESS_DATASET for an operation that needs the
+ * end of data without one. RESOURCE_EXHAUSTED with reason FILE_TOO_LARGE. DEADLINE_EXCEEDED with reason FILTER_TIMEOUT.
+ * UNAVAILABLE with reason HUB_UNREACHABLE. UNIMPLEMENTED with reason SCHEME_NOT_SUPPORTED, STREAMING_UNSUPPORTED or
+ * NOT_IMPLEMENTED.
  *
  * @generated from service tinsmith.dataset.v1.DatasetService
  */
@@ -797,7 +802,7 @@ export const DatasetService: GenService<{
     output: typeof DescribeDatasetResponseSchema;
   },
   /**
-   * One batch by its number: the unary twin of StreamBatches.
+   * One batch by its number: the unary twin of StreamBatches. OUT_OF_RANGE with reason END_OF_DATA or CURSOR_MISMATCH.
    *
    * @generated from rpc tinsmith.dataset.v1.DatasetService.GetBatch
    */
@@ -810,6 +815,10 @@ export const DatasetService: GenService<{
    * Streams batches. The client first says what, then grants credit: the server is never more batches ahead than the
    * credit it holds. Each batch carries the cursor from which a later stream goes on.
    *
+   * INVALID_ARGUMENT with reason START_REQUIRED, STARTED_TWICE or BAD_CREDIT for messages out of turn; OUT_OF_RANGE with
+   * reason CURSOR_MISMATCH; FAILED_PRECONDITION with reason CREDIT_EXHAUSTED when the client has closed its side before
+   * it granted credit for all that is left.
+   *
    * @generated from rpc tinsmith.dataset.v1.DatasetService.StreamBatches
    */
   streamBatches: {
@@ -819,6 +828,9 @@ export const DatasetService: GenService<{
   },
   /**
    * Renders rows to data for a loss: tokens, targets and weights, shifted and truncated.
+   *
+   * INVALID_ARGUMENT with reason ROW_SHAPE_UNSUPPORTED, NO_PREFERENCE for a tie, PAIR_NEEDS_ONE_EXAMPLE when a format
+   * needs several examples for one answer, TOO_SHORT, and those of RendererService.
    *
    * @generated from rpc tinsmith.dataset.v1.DatasetService.BuildDatums
    */

@@ -347,27 +347,27 @@ export const NamedEnvironmentSchema: GenMessage<NamedEnvironment> = /*@__PURE__*
   messageDesc(file_tinsmith_environment_v1_environment_service, 7);
 
 /**
- * Limits on an episode; 0 or absent means none.
+ * Limits on an episode.
  *
  * @generated from message tinsmith.environment.v1.EpisodeLimits
  */
 export type EpisodeLimits = Message<"tinsmith.environment.v1.EpisodeLimits"> & {
   /**
-   * Actions.
+   * Actions; 0 means no limit.
    *
    * @generated from field: int32 max_steps = 1;
    */
   maxSteps: number;
 
   /**
-   * Wall-clock time of one step.
+   * Wall-clock time of one step's grading; absent means the grader's own limit.
    *
    * @generated from field: google.protobuf.Duration step_timeout = 2;
    */
   stepTimeout?: Duration | undefined;
 
   /**
-   * Life of an idle episode. Absent: the server's setting.
+   * Life of an idle episode; 0 or absent means the server's setting.
    *
    * @generated from field: google.protobuf.Duration idle_timeout = 3;
    */
@@ -1139,6 +1139,9 @@ export const EpisodeEndSchema: GenEnum<EpisodeEnd> = /*@__PURE__*/
  * Errors of every call on an episode: NOT_FOUND with reason EPISODE_NOT_FOUND; FAILED_PRECONDITION with reason
  * EPISODE_DONE or WRONG_SEAT. In a batch these are reported in the place of the episode.
  *
+ * UNAVAILABLE with reason GRADER_UNAVAILABLE when a step needs a grader that is away: no episode has moved, and the call
+ * can be repeated. INTERNAL with reason BAD_GRADER_ANSWER when it answered other than its contract says.
+ *
  * @generated from service tinsmith.environment.v1.EnvironmentService
  */
 export const EnvironmentService: GenService<{
@@ -1167,7 +1170,8 @@ export const EnvironmentService: GenService<{
     output: typeof CreateEpisodesResponseSchema;
   },
   /**
-   * Acts in many episodes at once; results keep the order of the actions.
+   * Acts in many episodes at once; results keep the order of the actions. INVALID_ARGUMENT with reason DUPLICATE_EPISODE
+   * when two actions name one episode: none is taken then.
    *
    * @generated from rpc tinsmith.environment.v1.EnvironmentService.Step
    */

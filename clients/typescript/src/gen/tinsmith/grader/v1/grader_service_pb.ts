@@ -853,7 +853,8 @@ export type GradeResult = Message<"tinsmith.grader.v1.GradeResult"> & {
   stage: GradeStage;
 
   /**
-   * Why, as a code: "EQUAL", "DIFFERENT", "NO_ANSWER", "TOO_COMPLEX", "DEADLINE", "MEMORY", "CRASHED", ...
+   * Why, as a code. Graded: "EQUAL", "DIFFERENT", "NO_ANSWER", "NOT_PARSED". Failed: "TOO_COMPLEX", "DEADLINE", "MEMORY",
+   * "CRASHED".
    *
    * @generated from field: string reason = 6;
    */
@@ -1405,6 +1406,9 @@ export const GradeStageSchema: GenEnum<GradeStage> = /*@__PURE__*/
  *
  * Model text is hostile: none of it is ever evaluated as a program outside a sandbox, and every item ends within its
  * deadline, by killing its worker if need be. An item that fails is reported in its place; the others are graded.
+ *
+ * Errors of a whole call. INVALID_ARGUMENT with reason BAD_GRADER, BAD_ITEM_TIMEOUT or TOO_MANY_ITEMS. RESOURCE_EXHAUSTED
+ * with reason QUEUE_FULL and RetryInfo. UNAVAILABLE with reason WORKERS_UNAVAILABLE when no worker can be started.
  *
  * @generated from service tinsmith.grader.v1.GraderService
  */

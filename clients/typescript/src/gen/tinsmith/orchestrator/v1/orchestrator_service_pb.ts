@@ -1035,9 +1035,10 @@ export const OrchestratorService: GenService<{
   /**
    * Starts a run.
    *
-   * NOT_FOUND with reason RECIPE_NOT_FOUND; INVALID_ARGUMENT with reason BAD_CONFIG and a violation for each wrong key
-   * or value; FAILED_PRECONDITION with reason SERVICE_UNAVAILABLE lists the services that the recipe needs and that do
-   * not answer.
+   * NOT_FOUND with reason RECIPE_NOT_FOUND, or that of the service that does not know what the configuration names, for
+   * example BASE_MODEL_NOT_FOUND or DATASET_NOT_FOUND; UNIMPLEMENTED with reason RECIPE_NOT_IMPLEMENTED; INVALID_ARGUMENT
+   * with reason BAD_CONFIG and a violation for each wrong key or value; FAILED_PRECONDITION with reason
+   * SERVICE_UNAVAILABLE lists the services that the recipe needs and that do not answer.
    *
    * @generated from rpc tinsmith.orchestrator.v1.OrchestratorService.StartRun
    */
@@ -1170,7 +1171,7 @@ export const OrchestratorService: GenService<{
     output: typeof ListModelsResponseSchema;
   },
   /**
-   * What a model came from: its run, data and parents.
+   * What a model came from: its run, data and parents. NOT_FOUND with reason MODEL_NOT_FOUND.
    *
    * @generated from rpc tinsmith.orchestrator.v1.OrchestratorService.GetLineage
    */
