@@ -8,7 +8,7 @@ CONSTRAINTS := deploy/constraints.txt
 GO_PLUGINS := build/go/bin/protoc-gen-go build/go/bin/protoc-gen-go-grpc
 TS_PLUGIN := clients/typescript/node_modules/.bin/protoc-gen-es
 
-.PHONY: help demo test test-all bench lint types proto setup clean
+.PHONY: help demo test test-slow test-all bench lint types proto setup clean
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -19,8 +19,10 @@ demo: $(VENV)/.ready ## start the suite and watch a model learn arithmetic
 test: $(VENV)/.ready $(VENV)/.proto ## the tests, without the slow ones
 	$(BIN)/pytest -q -m "not slow and not chaos" $(PYTEST)
 
-test-all: $(VENV)/.ready $(VENV)/.proto ## every test
-	$(BIN)/pytest -q $(PYTEST)
+test-slow: $(VENV)/.ready $(VENV)/.proto ## the tests that take long or kill processes
+	$(BIN)/pytest -q -m "slow or chaos" $(PYTEST)
+
+test-all: test test-slow ## every test
 
 bench: $(VENV)/.ready ## what the suite costs, beside the same work without it
 	$(BIN)/python -m tests.benchmarks $(BENCH)
