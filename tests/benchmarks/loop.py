@@ -45,7 +45,7 @@ def _demo() -> Loop:
         figure="step of the demo: 50 x 8 answers of at most 5 tokens",
         overrides={},
         directory=embedded.embedded_directory(),
-        rounds=6,
+        rounds=5,
         target=1.5,
     )
 

@@ -10,7 +10,7 @@ from typing import Any
 from tests.orchestrator.fakes import Fakes
 from tests.support import serving
 from tinsmith.aio import Suite, watch_run
-from tinsmith.orchestrator.v1 import GetRunRequest, Run, RunEvent, RunState, StartRunRequest, WatchRunRequest
+from tinsmith.orchestrator.v1 import GetRunRequest, Run, RunEvent, RunState, StartRunRequest
 from tinsmith_server.orchestrator import ROOM
 
 SERVICES = ("trainer", "sampler", "dataset", "grader", "environment")
@@ -59,7 +59,7 @@ class Bench:
     async def until_step(self, run_id: str, step: int) -> None:
         """Waits until the run has done so many steps."""
         async with asyncio.timeout(60):
-            async for answer in self.suite.orchestrator.WatchRun(WatchRunRequest(run_id=run_id)):
+            async for answer in watch_run(self.suite, run_id):
                 if any(event.step >= step and event.HasField("step_completed") for event in answer.events):
                     return
 
