@@ -68,7 +68,7 @@ class OneProcess:
     def __init__(self, directory: Path, config: MathRlConfig) -> None:
         torch.set_num_threads(1)
         self._config = config
-        base, settings = load_causal_lm(directory), SamplerSettings()
+        base, settings = load_causal_lm(directory), SamplerSettings.model_validate({})
         self._sampled = LlamaFamilyModel(
             base,
             name=config.base_model,
