@@ -94,7 +94,9 @@ class Grader:
         return [by_place[place] for place in range(len(answers))]
 
     async def _grade(self, questions: Sequence[Question], answers: Sequence[str]) -> list[Grade]:
-        request = _request(questions, answers)
+        """Equal answers to equal questions, of which a group has many, are graded once and share their grade."""
+        places, index = _distinct(questions, answers)
+        request = _request([questions[place] for place in places], [answers[place] for place in places])
         remaining_s = time_left()
         try:
             response = await self._suite.grader.Grade(
@@ -108,13 +110,32 @@ class Grader:
                 reason="GRADER_UNAVAILABLE",
                 retry_after_s=1.0,
             ) from error
-        if len(response.results) != len(answers):
+        if len(response.results) != len(places):
             raise Internal(
-                f"the grader gave {len(response.results)} results for {len(answers)} answers",
+                f"the grader gave {len(response.results)} results for {len(places)} answers",
                 reason="BAD_GRADER_ANSWER",
-                metadata={"results": str(len(response.results)), "answers": str(len(answers))},
+                metadata={"results": str(len(response.results)), "answers": str(len(places))},
             )
-        return [_grade(result) for result in response.results]
+        grades = [_grade(result) for result in response.results]
+        return [grades[number] for number in index]
+
+
+def _distinct(questions: Sequence[Question], answers: Sequence[str]) -> tuple[list[int], list[int]]:
+    """The places of answers of which no two are alike, and for each answer which of them it is like.
+
+    A judge may think otherwise the next time, so what one judges is like nothing else.
+    """
+    places: list[int] = []
+    index: list[int] = []
+    numbers: dict[tuple[object, ...], int] = {}
+    for place, (question, answer) in enumerate(zip(questions, answers, strict=True)):
+        rule = question.rule
+        own = place if rule.reads_conversation else None
+        number = numbers.setdefault((rule.key, question.reference, answer, own), len(places))
+        if number == len(places):
+            places.append(place)
+        index.append(number)
+    return places, index
 
 
 def _request(questions: Sequence[Question], answers: Sequence[str]) -> GradeRequest:

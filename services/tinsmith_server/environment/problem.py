@@ -63,10 +63,15 @@ class ProblemFamily:
 
     async def act(self, states: Sequence[_Asked], actions: Sequence[Action]) -> list[Outcome]:
         grades = await self._grader.grade([state.question for state in states], [action.text for action in actions])
-        return [
-            _outcome(state.setup, action.termination, grade)
+        outcomes: dict[tuple[int, Termination, int], Outcome] = {}  # equal ones are made once, which tells by hundreds
+        keys = [
+            (id(state.setup), action.termination, id(grade))
             for state, action, grade in zip(states, actions, grades, strict=True)
         ]
+        for key, state, action, grade in zip(keys, states, actions, grades, strict=True):
+            if key not in outcomes:
+                outcomes[key] = _outcome(state.setup, action.termination, grade)
+        return [outcomes[key] for key in keys]
 
 
 def _start(setup: ProblemSetup, group: Group, field: str) -> Start:

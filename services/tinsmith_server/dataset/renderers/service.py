@@ -58,10 +58,13 @@ class RendererService(pb_grpc.RendererServiceServicer):
     async def ParseResponses(self, request: pb.ParseResponsesRequest, context: "Context") -> pb.ParseResponsesResponse:
         desk = self._shelf.desk(request.model)
         answers = wire.token_rows("tokens", request.tokens, desk.tokenizer.vocabulary)
+        keys = [tuple(answer) for answer in answers]
+        distinct = list(dict.fromkeys(keys))
         parsed = await desk.render(
-            request.renderer, lambda renderer: renderer.parse(answers), size=len(request.tokens.data) // 4
+            request.renderer, lambda renderer: renderer.parse(distinct), size=len(request.tokens.data) // 4
         )
-        return pb.ParseResponsesResponse(responses=map(wire.parsed_response, parsed))
+        written = dict(zip(distinct, map(wire.parsed_response, parsed), strict=True))
+        return pb.ParseResponsesResponse(responses=[written[key] for key in keys])
 
     async def Tokenize(self, request: pb.TokenizeRequest, context: "Context") -> pb.TokenizeResponse:
         tokens = await self._shelf.desk(request.model).tokenizer.run(
