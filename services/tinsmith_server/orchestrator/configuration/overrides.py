@@ -39,7 +39,7 @@ def _set(message: Message, path: list[str], text: str) -> None:
     elif field.message_type is None:
         raise BadText(f"{field.name} has no fields of its own")
     elif field.is_repeated:
-        raise BadText(f"{field.name} is a list: write it as a JSON array, {field.name}=[…]")
+        raise BadText(f"{field.name} is a list: give all of it, as a JSON array")
     else:
         inner = getattr(message, field.name)
         inner.SetInParent()
