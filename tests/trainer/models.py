@@ -1,7 +1,7 @@
 """Small random models and batches, and the training step of PEFT and torch that ours is compared with."""
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,7 +79,7 @@ def batch(loss: Loss, *, seed: int = 0, targets_a_token: int | None = None) -> B
             columns[name] = chance.normal(size=shape).astype(np.float32)
     if "logprobs" in columns:
         columns["logprobs"] = (columns["logprobs"] * 0.3 - 4.6).astype(np.float32)
-    factor = columns[loss.factor]
+    factor = columns["advantages" if "advantages" in columns else "weights"]
     factor[chance.random(shape) < 0.4] = 0  # tokens that do not count
     factor[offsets[2] : offsets[3]] = 0  # and a whole datum
     return Batch(
@@ -122,7 +122,8 @@ class Peft:
         logprobs = torch.log_softmax(logits, -1)[mask.bool()]
         targets = torch.from_numpy(data.columns["target_tokens"].values)
         picked = logprobs.gather(-1, targets.view(len(targets), -1)).view(targets.shape)
-        value = _formula(loss, picked, {name: torch.from_numpy(column.values) for name, column in data.columns.items()})
+        columns = {name: torch.from_numpy(column.values) for name, column in data.columns.items()}
+        value = formula(loss, picked, columns, lengths)
         value.backward()
         return float(value.detach()), picked.detach()
 
@@ -132,15 +133,32 @@ class Peft:
         self.optimizer.zero_grad()
 
 
-def _formula(loss: Any, p: Tensor, columns: Mapping[str, Tensor]) -> Tensor:
-    """The formulas of the contract, written a second time."""
+def formula(loss: Any, p: Tensor, columns: Mapping[str, Tensor], lengths: Sequence[int]) -> Tensor:
+    """The formulas of the contract, written a second time for autograd; `lengths` are those of the sequences."""
     if loss.name == "cross_entropy":
         return -(columns["weights"] * p).sum()
-    ratio, advantages = (p - columns["logprobs"]).exp(), columns["advantages"]
+    q, advantages = columns["logprobs"], columns["advantages"]
     if loss.name == "importance_sampling":
-        return -(ratio * advantages).sum()
-    bounded = torch.where(
-        ratio < loss.clip_low, loss.clip_low, torch.where(ratio > loss.clip_high, loss.clip_high, ratio)
-    )
-    unclipped = ratio * advantages
-    return -torch.where(unclipped < bounded * advantages, unclipped, bounded * advantages).sum()
+        return -((p - q).exp() * advantages).sum()
+    if loss.name == "dro":
+        sampled = ~((advantages == 0) & (q == 0))
+        return -(p * advantages - loss.beta * 0.5 * (p - q) ** 2)[sampled].sum()
+    if loss.name == "cispo":
+        return -(_bounded((p - q).exp(), loss).data * p * advantages).sum()
+    ratio = (p - q).exp() if loss.name == "ppo" else _sequence_ratios(p - q, advantages, lengths)
+    unclipped, clipped = ratio * advantages, _bounded(ratio, loss) * advantages
+    return -torch.where(unclipped < clipped, unclipped, clipped).sum()
+
+
+def _bounded(ratio: Tensor, loss: Any) -> Tensor:
+    return torch.where(ratio < loss.clip_low, loss.clip_low, torch.where(ratio > loss.clip_high, loss.clip_high, ratio))
+
+
+def _sequence_ratios(changes: Tensor, advantages: Tensor, lengths: Sequence[int]) -> Tensor:
+    """For each token the geometric mean of its sequence's ratios, over the tokens with an advantage."""
+    parts = []
+    for change, advantage in zip(changes.split(list(lengths)), advantages.split(list(lengths)), strict=True):
+        chosen = change[advantage != 0]
+        mean = chosen.mean() if len(chosen) else change.sum() * 0
+        parts.append(mean.exp().expand(len(change)))
+    return torch.cat(parts)

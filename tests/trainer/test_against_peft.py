@@ -9,13 +9,21 @@ import torch
 from torch.nn.init import kaiming_uniform_
 
 from tests.trainer.models import Peft, batch, trained
-from tinsmith_server.trainer.losses import CrossEntropy, ImportanceSampling, Loss, Ppo
+from tinsmith_server.trainer.losses import Cispo, CrossEntropy, Dro, Gspo, ImportanceSampling, Loss, Ppo
 from tinsmith_server.trainer.request import AdamParams, TrainingCall
 from tinsmith_server.trainer.trained_model import TrainedModel
 
 # eps is large so that gradients of the size of rounding errors do not make steps of full size.
 ADAM = AdamParams(learning_rate=1e-3, weight_decay=0.01, eps=1e-4)
-LOSSES = [CrossEntropy(), ImportanceSampling(), Ppo(), Ppo(clip_low=0.5, clip_high=3.0)]
+LOSSES = [
+    CrossEntropy(),
+    ImportanceSampling(),
+    Ppo(),
+    Ppo(clip_low=0.5, clip_high=3.0),
+    Cispo(clip_low=0.8, clip_high=1.2),
+    Dro(),
+    Gspo(clip_low=0.9, clip_high=1.1),
+]
 
 
 def gradients(model: TrainedModel) -> dict[str, torch.Tensor]:

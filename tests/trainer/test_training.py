@@ -12,8 +12,8 @@ from tinsmith.aio import Suite
 from tinsmith.arrays import rows
 from tinsmith.trainer.v1 import (
     AdamParams,
-    CispoLoss,
     CreateModelRequest,
+    CustomLoss,
     DeleteModelRequest,
     ForwardRequest,
     GetCapabilitiesRequest,
@@ -21,6 +21,7 @@ from tinsmith.trainer.v1 import (
     HeartbeatRequest,
     ImportanceSamplingLoss,
     ListModelsRequest,
+    LossNode,
     LossSpec,
     Model,
     Regularizer,
@@ -28,6 +29,8 @@ from tinsmith.trainer.v1 import (
     WatchQueueRequest,
 )
 from tinsmith.types.v1 import LoraConfig
+
+CUSTOM = LossSpec(custom=CustomLoss(nodes=[LossNode(name="loss", operation="sum", arguments=["logprobs"])]))
 
 
 async def adapter_sha256(suite: Suite, model: Model) -> str:
@@ -141,7 +144,7 @@ async def test_a_refused_call_consumes_its_seq_id(suite: Suite, refused_by: str)
     bad = {
         "contract": optim_step(model, 1, adam=type(ADAM)(learning_rate=-1)),
         "columns": forward_backward(model, 1, batch=batch(weights=None)),
-        "loss": forward_backward(model, 1, loss=LossSpec(cispo=CispoLoss())),
+        "loss": forward_backward(model, 1, loss=CUSTOM),
     }[refused_by]
     method = suite.trainer.OptimStep if refused_by == "contract" else suite.trainer.ForwardBackward
     for _ in range(2):
@@ -265,7 +268,7 @@ async def test_an_idle_model_is_released_and_one_that_is_kept_alive_is_not(suite
 
 async def test_capabilities_name_what_works(suite: Suite) -> None:
     answer = await suite.trainer.GetCapabilities(GetCapabilitiesRequest())
-    assert list(answer.losses) == ["cross_entropy", "importance_sampling", "ppo"]
+    assert list(answer.losses) == ["cross_entropy", "importance_sampling", "ppo", "cispo", "dro", "gspo"]
     assert [model.name for model in answer.base_models] == ["random"]
     assert answer.base_models[0].context_length == 512
     assert (answer.backend, answer.device) == ("local", "cpu float32")
@@ -273,6 +276,9 @@ async def test_capabilities_name_what_works(suite: Suite) -> None:
 
 async def test_what_is_not_there_yet_says_so(suite: Suite) -> None:
     model = await create(suite)
+    assert await _reason_of(suite.trainer.ForwardBackward(forward_backward(model, loss=CUSTOM))) == (
+        "LOSS_NOT_IMPLEMENTED"
+    )
     loss = LossSpec(cross_entropy={}, regularizers=[Regularizer(name="l1", kind="REGULARIZER_KIND_L1", weight=1.0)])
     assert await _reason_of(suite.trainer.ForwardBackward(forward_backward(model, loss=loss))) == (
         "REGULARIZER_NOT_IMPLEMENTED"

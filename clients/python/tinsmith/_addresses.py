@@ -25,7 +25,7 @@ class Addresses:
 
         The environment names them TINSMITH_TRAINER_ADDRESS and so on. `tinsmith up` writes `<home>/suite.json`; without
         `home` the variable TINSMITH_HOME, then `~/.tinsmith`, say where to look. FileNotFoundError when `home` was
-        given and no suite ever ran there.
+        given and no suite ever ran there; ValueError when its suite.json is damaged.
         """
         values = _of_home(home) | _of_environment() | {name: value for name, value in given.items() if value}
         unknown = sorted(values.keys() - {field.name for field in fields(cls)})
@@ -47,5 +47,14 @@ def _of_home(home: str | Path | None) -> dict[str, str]:
         if home is None:
             return {}
         raise FileNotFoundError(f"no suite has run in {folder}: start one with `tinsmith up --home {folder}`") from None
+    except ValueError:
+        raise _damaged(folder) from None
     known = {field.name for field in fields(Addresses)}
-    return {name: service["address"] for name, service in state["services"].items() if name in known}
+    try:
+        return {name: service["address"] for name, service in state["services"].items() if name in known}
+    except (AttributeError, KeyError, TypeError):
+        raise _damaged(folder) from None
+
+
+def _damaged(folder: Path) -> ValueError:
+    return ValueError(f"{folder / 'suite.json'} is damaged: start the suite anew with `tinsmith up --home {folder}`")

@@ -31,7 +31,7 @@ class CheckpointService(pb_grpc.CheckpointServiceServicer):
     async def ListCheckpoints(
         self, request: pb.ListCheckpointsRequest, context: "Context"
     ) -> pb.ListCheckpointsResponse:
-        kind = wire.KIND_OF[request.kind]
+        kind = wire.checkpoint_kind(request.kind)
         stored = await asyncio.to_thread(self._store.list, model_id=request.model_id, kind=kind)
         found, token = page(stored, _age, request.page_size, request.page_token)
         return pb.ListCheckpointsResponse(checkpoints=map(wire.checkpoint, found), next_page_token=token)
@@ -54,7 +54,7 @@ class CheckpointService(pb_grpc.CheckpointServiceServicer):
         self, request: pb.SetCheckpointTtlRequest, context: "Context"
     ) -> pb.SetCheckpointTtlResponse:
         manifest = await self._manifest(request.uri)
-        ends = datetime.now(UTC) + wire.duration(request.ttl) if request.HasField("ttl") else None
+        ends = datetime.now(UTC) + wire.duration("ttl", request.ttl) if request.HasField("ttl") else None
         changed = await asyncio.to_thread(
             self._store.update, manifest.uri, expire_time=ends, published=manifest.published
         )

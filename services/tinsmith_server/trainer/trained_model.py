@@ -16,10 +16,10 @@ from tinsmith_server.trainer import adapter_files
 from tinsmith_server.trainer.adapter import Adapter
 from tinsmith_server.trainer.causal import CausalModel
 from tinsmith_server.trainer.layout import MicroBatch, micro_batches
-from tinsmith_server.trainer.losses.base import TARGETS, Loss
+from tinsmith_server.trainer.losses.base import SEQUENCES, TARGETS, Loss
 from tinsmith_server.trainer.optimizer import AdamW
 from tinsmith_server.trainer.ragged import Array, Ragged
-from tinsmith_server.trainer.request import AdamParams, Batch, ForwardResult, StepResult, TrainingCall
+from tinsmith_server.trainer.request import AdamParams, ForwardResult, StepResult, TrainingCall
 from tinsmith_server.trainer.validation import check_call
 
 
@@ -104,15 +104,17 @@ class TrainedModel:
     def _run(self, call: TrainingCall, backward: Callable[[Tensor], None]) -> ForwardResult:
         batch, loss = call.batch, call.loss
         columns = {name: torch.from_numpy(column.values) for name, column in batch.columns.items()}
-        counts = _counts(batch, loss)
+        if loss.by_sequence:
+            columns[SEQUENCES] = torch.from_numpy(np.repeat(np.arange(len(batch.tokens)), batch.tokens.lengths))
+        counted = loss.counts(columns)
+        counts: Array = counted.numpy()
         logprobs = torch.zeros(columns[TARGETS].shape)
         bound = self._base.bind(self._adapter)
         nodes = self._limits.micro_batch_tokens
         for piece in micro_batches(batch.tokens, counts if call.omit_logprobs else None, max_nodes=nodes):
             logprobs[piece.targets_P] = self._run_piece(bound.logprobs, piece, columns, loss, backward)
         bound.collect()
-        counted = torch.from_numpy(counts)
-        kept = {name: column[counted].double() for name, column in columns.items() if name != TARGETS}
+        kept = {name: _in_double(column[counted]) for name, column in columns.items() if name != TARGETS}
         in_double = logprobs[counted].double()
         metrics = {"loss:sum": float(loss(in_double, kept)), **loss.metrics(in_double, kept)}
         if call.omit_logprobs:
@@ -135,11 +137,8 @@ class TrainedModel:
         return logprobs.detach().cpu()
 
 
-def _counts(batch: Batch, loss: Loss) -> Array:
-    """For each token whether its term of the loss is not multiplied by zero."""
-    factor = batch.columns[loss.factor].values
-    counts: Array = np.any(factor != 0, axis=1) if factor.ndim == 2 else factor != 0
-    return counts
+def _in_double(column: Tensor) -> Tensor:
+    return column.double() if column.is_floating_point() else column
 
 
 def _check_shape(shape: LoraShape, limits: Limits) -> None:

@@ -3,31 +3,32 @@
 from datetime import UTC, datetime, timedelta
 
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from tinsmith.arrays import ragged_of
 from tinsmith.trainer.v1 import checkpoint_pb2, loss_pb2
 from tinsmith.trainer.v1 import trainer_service_pb2 as pb
 from tinsmith.types.v1 import model_pb2, tensor_pb2
-from tinsmith_server.serving.errors import Unimplemented
+from tinsmith_server.serving.errors import InvalidArgument, Unimplemented
 from tinsmith_server.storage import SAMPLER, TRAINING, CheckpointFile, LoraShape, Manifest
 from tinsmith_server.trainer import columns
 from tinsmith_server.trainer.backend import Backend, BaseModelSummary
 from tinsmith_server.trainer.hosted_model import HostedModel, SaveRequest
-from tinsmith_server.trainer.losses import LOSSES, CrossEntropy, ImportanceSampling, Loss, Ppo
+from tinsmith_server.trainer.losses import LOSSES, Cispo, CrossEntropy, Dro, Gspo, ImportanceSampling, Loss, Ppo
 from tinsmith_server.trainer.registry import NewModel
 from tinsmith_server.trainer.request import AdamParams, Batch, ForwardResult, StepResult, TrainingCall
 
 _DEFAULT_RANK, _DEFAULT_ALPHA = 32, 32.0
-_DEFAULT_LOW, _DEFAULT_HIGH = Ppo().clip_low, Ppo().clip_high
 
-KIND_OF = {
+_KIND_OF = {
     checkpoint_pb2.CHECKPOINT_KIND_UNSPECIFIED: "",
     checkpoint_pb2.CHECKPOINT_KIND_TRAINING: TRAINING,
     checkpoint_pb2.CHECKPOINT_KIND_SAMPLER: SAMPLER,
 }
 """The contract's kinds of checkpoints as the store has them; empty is any."""
-_KIND_TO = {kind: number for number, kind in KIND_OF.items()}
+_LONGEST_S = 100 * 366 * 24 * 60 * 60
+_KIND_TO = {kind: number for number, kind in _KIND_OF.items()}
 
 
 def new_model(message: pb.CreateModelRequest) -> NewModel:
@@ -39,7 +40,7 @@ def new_model(message: pb.CreateModelRequest) -> NewModel:
         checkpoint_uri=message.checkpoint_uri,
         load_optimizer=message.load_optimizer,
         user_metadata=dict(message.user_metadata),
-        idle_timeout=duration(message.idle_timeout) if message.HasField("idle_timeout") else None,
+        idle_timeout=duration("idle_timeout", message.idle_timeout) if message.HasField("idle_timeout") else None,
     )
 
 
@@ -60,7 +61,7 @@ def adam_params(message: pb.AdamParams) -> AdamParams:
 
 def save_request(message: pb.SaveStateRequest | pb.SaveForSamplerRequest) -> SaveRequest:
     """How a checkpoint is to be stored."""
-    ttl = duration(message.ttl) if message.HasField("ttl") else None
+    ttl = duration("ttl", message.ttl) if message.HasField("ttl") else None
     return SaveRequest(name=message.name, ttl=ttl, overwrite=message.overwrite)
 
 
@@ -129,8 +130,18 @@ def capabilities(backend: Backend, max_batch_data: int) -> pb.GetCapabilitiesRes
     )
 
 
-def duration(message: Duration) -> timedelta:
-    """A Duration as a timedelta."""
+def checkpoint_kind(number: "checkpoint_pb2.CheckpointKind.ValueType") -> str:
+    """A kind as the store has it; empty is any. InvalidArgument with reason INVALID_REQUEST when there is none such."""
+    if number not in _KIND_OF:
+        raise _not_valid("kind", f"{number} is not known")
+    return _KIND_OF[number]
+
+
+def duration(field: str, message: Duration) -> timedelta:
+    """A Duration as a timedelta. InvalidArgument with reason INVALID_REQUEST when it is negative or no calendar reaches
+    its end."""
+    if not 0 <= message.seconds <= _LONGEST_S or not 0 <= message.nanos < 1_000_000_000:
+        raise _not_valid(field, f"must be from 0 to {_LONGEST_S} seconds")
     return timedelta(seconds=message.seconds, microseconds=message.nanos / 1000)
 
 
@@ -179,7 +190,13 @@ def _loss(message: loss_pb2.LossSpec) -> Loss:
         case "importance_sampling":
             return ImportanceSampling()
         case "ppo":
-            return _ppo(message.ppo)
+            return Ppo(**_options(message.ppo))
+        case "cispo":
+            return _with_room(Cispo(**_options(message.cispo)))
+        case "dro":
+            return Dro(**_options(message.dro))
+        case "gspo":
+            return _with_room(Gspo(**_options(message.gspo)))
         case other:
             raise Unimplemented(
                 f"the loss {other} is not implemented yet; there are {', '.join(LOSSES)}",
@@ -188,11 +205,20 @@ def _loss(message: loss_pb2.LossSpec) -> Loss:
             )
 
 
-def _ppo(message: loss_pb2.PpoLoss) -> Ppo:
-    return Ppo(
-        clip_low=message.clip_low if message.HasField("clip_low") else _DEFAULT_LOW,
-        clip_high=message.clip_high if message.HasField("clip_high") else _DEFAULT_HIGH,
-    )
+def _options(message: Message) -> dict[str, float]:
+    """The options that a loss was given; what is absent has the loss's default, which is that of the contract."""
+    return {field.name: value for field, value in message.ListFields()}
+
+
+def _with_room(loss: Cispo | Gspo) -> Cispo | Gspo:
+    """The loss. InvalidArgument with reason INVALID_REQUEST for bounds that leave no room between them."""
+    if loss.clip_low > loss.clip_high:
+        raise InvalidArgument(
+            f"clip_low of {loss.name} is {loss.clip_low}, above its clip_high, {loss.clip_high}",
+            reason="INVALID_REQUEST",
+            violations=[(f"loss.{loss.name}.clip_low", "must be at most clip_high")],
+        )
+    return loss
 
 
 def _batch(message: pb.ForwardRequest | pb.ForwardBackwardRequest) -> Batch:
@@ -203,6 +229,10 @@ def _batch(message: pb.ForwardRequest | pb.ForwardBackwardRequest) -> Batch:
 
 def _logprobs(result: ForwardResult) -> tensor_pb2.RaggedTensor | None:
     return None if result.logprobs is None else ragged_of(result.logprobs.values, result.logprobs.offsets)
+
+
+def _not_valid(field: str, problem: str) -> InvalidArgument:
+    return InvalidArgument(f"{field}: {problem}", reason="INVALID_REQUEST", violations=[(field, problem)])
 
 
 def _base_model(summary: BaseModelSummary) -> model_pb2.BaseModelInfo:

@@ -10,6 +10,9 @@ Columns = Mapping[str, Tensor]
 """What a loss reads beside the logprobs, each [tokens] or [tokens, K]."""
 
 TARGETS = "target_tokens"
+SEQUENCES = "sequences"
+"""Column that the trainer adds for a loss `by_sequence`: the number of each token's sequence in the batch, int64
+[tokens], rising. No request can bring it."""
 
 
 class Loss(Protocol):
@@ -21,9 +24,12 @@ class Loss(Protocol):
     many_targets: ClassVar[bool]
     """Whether a token may have K targets."""
 
-    @property
-    def factor(self) -> str:
-        """The column by which each token's term is multiplied: where it is 0 the token does not count."""
+    by_sequence: ClassVar[bool]
+    """Whether it reads `SEQUENCES`. A call sees a sequence whole, except for tokens that do not count."""
+
+    def counts(self, columns: Columns) -> Tensor:
+        """For each token whether it contributes anything, bool [tokens]. The loss is the same without those that do
+        not."""
         ...
 
     def __call__(self, logprobs: Tensor, columns: Columns) -> Tensor:

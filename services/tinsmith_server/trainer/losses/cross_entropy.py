@@ -16,10 +16,11 @@ class CrossEntropy:
     name: ClassVar[str] = "cross_entropy"
     columns: ClassVar[Mapping[str, type]] = {TARGETS: int, "weights": float}
     many_targets: ClassVar[bool] = True
+    by_sequence: ClassVar[bool] = False
 
-    @property
-    def factor(self) -> str:
-        return "weights"
+    def counts(self, columns: Columns) -> Tensor:
+        weighted = columns["weights"] != 0
+        return weighted.any(dim=1) if weighted.ndim == 2 else weighted
 
     def __call__(self, logprobs: Tensor, columns: Columns) -> Tensor:
         return -(columns["weights"] * logprobs).sum()

@@ -20,10 +20,10 @@ class ImportanceSampling:
     name: ClassVar[str] = "importance_sampling"
     columns: ClassVar[Mapping[str, type]] = {TARGETS: int, "logprobs": float, "advantages": float}
     many_targets: ClassVar[bool] = False
+    by_sequence: ClassVar[bool] = False
 
-    @property
-    def factor(self) -> str:
-        return "advantages"
+    def counts(self, columns: Columns) -> Tensor:
+        return columns["advantages"] != 0
 
     def __call__(self, logprobs: Tensor, columns: Columns) -> Tensor:
         return -(torch.exp(logprobs - columns["logprobs"]) * columns["advantages"]).sum()

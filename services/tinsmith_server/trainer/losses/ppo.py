@@ -20,13 +20,13 @@ class Ppo:
     name: ClassVar[str] = "ppo"
     columns: ClassVar[Mapping[str, type]] = {TARGETS: int, "logprobs": float, "advantages": float}
     many_targets: ClassVar[bool] = False
+    by_sequence: ClassVar[bool] = False
 
     clip_low: float = 0.8
     clip_high: float = 1.2
 
-    @property
-    def factor(self) -> str:
-        return "advantages"
+    def counts(self, columns: Columns) -> Tensor:
+        return columns["advantages"] != 0
 
     def __call__(self, logprobs: Tensor, columns: Columns) -> Tensor:
         ratio = torch.exp(logprobs - columns["logprobs"])

@@ -199,7 +199,9 @@ global___PpoLoss = PpoLoss
 
 @typing.final
 class CispoLoss(google.protobuf.message.Message):
-    """-sum stopgrad(clip(r, low, high)) p A (MiniMax 2025). Columns as importance_sampling."""
+    """-sum stopgrad(clip(r, low, high)) p A (MiniMax 2025). Columns as importance_sampling. The lower bound may not be above
+    the upper one.
+    """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -226,7 +228,9 @@ global___CispoLoss = CispoLoss
 
 @typing.final
 class DroLoss(google.protobuf.message.Message):
-    """-sum (p A - beta / 2 (p - q)^2). Columns as importance_sampling."""
+    """-sum (p A - beta / 2 (p - q)^2). Columns as importance_sampling. A token whose advantage and logprob are both 0 was not
+    sampled, such as those of the prompt, and does not count.
+    """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -247,7 +251,8 @@ global___DroLoss = DroLoss
 @typing.final
 class GspoLoss(google.protobuf.message.Message):
     """PPO's objective with the sequence's geometric mean of r in the place of r (Zheng et al. 2025). Columns as
-    importance_sampling.
+    importance_sampling. A sequence is a datum; the mean is over its tokens whose advantage is not 0, and the sum over those
+    tokens too. The lower bound may not be above the upper one.
     """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor

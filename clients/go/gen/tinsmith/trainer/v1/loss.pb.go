@@ -423,7 +423,8 @@ func (x *PpoLoss) GetClipHigh() float64 {
 	return 0
 }
 
-// -sum stopgrad(clip(r, low, high)) p A (MiniMax 2025). Columns as importance_sampling.
+// -sum stopgrad(clip(r, low, high)) p A (MiniMax 2025). Columns as importance_sampling. The lower bound may not be above
+// the upper one.
 type CispoLoss struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Absolute lower bound of r. Absent: 0.
@@ -478,7 +479,8 @@ func (x *CispoLoss) GetClipHigh() float64 {
 	return 0
 }
 
-// -sum (p A - beta / 2 (p - q)^2). Columns as importance_sampling.
+// -sum (p A - beta / 2 (p - q)^2). Columns as importance_sampling. A token whose advantage and logprob are both 0 was not
+// sampled, such as those of the prompt, and does not count.
 type DroLoss struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Weight of the squared log-ratio. Absent: 0.05.
@@ -525,7 +527,8 @@ func (x *DroLoss) GetBeta() float64 {
 }
 
 // PPO's objective with the sequence's geometric mean of r in the place of r (Zheng et al. 2025). Columns as
-// importance_sampling.
+// importance_sampling. A sequence is a datum; the mean is over its tokens whose advantage is not 0, and the sum over those
+// tokens too. The lower bound may not be above the upper one.
 type GspoLoss struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Absolute lower bound of the sequence ratio. Absent: 0.9997.

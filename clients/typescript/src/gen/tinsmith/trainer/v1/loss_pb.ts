@@ -163,7 +163,8 @@ export const PpoLossSchema: GenMessage<PpoLoss> = /*@__PURE__*/
   messageDesc(file_tinsmith_trainer_v1_loss, 3);
 
 /**
- * -sum stopgrad(clip(r, low, high)) p A (MiniMax 2025). Columns as importance_sampling.
+ * -sum stopgrad(clip(r, low, high)) p A (MiniMax 2025). Columns as importance_sampling. The lower bound may not be above
+ * the upper one.
  *
  * @generated from message tinsmith.trainer.v1.CispoLoss
  */
@@ -191,7 +192,8 @@ export const CispoLossSchema: GenMessage<CispoLoss> = /*@__PURE__*/
   messageDesc(file_tinsmith_trainer_v1_loss, 4);
 
 /**
- * -sum (p A - beta / 2 (p - q)^2). Columns as importance_sampling.
+ * -sum (p A - beta / 2 (p - q)^2). Columns as importance_sampling. A token whose advantage and logprob are both 0 was not
+ * sampled, such as those of the prompt, and does not count.
  *
  * @generated from message tinsmith.trainer.v1.DroLoss
  */
@@ -213,7 +215,8 @@ export const DroLossSchema: GenMessage<DroLoss> = /*@__PURE__*/
 
 /**
  * PPO's objective with the sequence's geometric mean of r in the place of r (Zheng et al. 2025). Columns as
- * importance_sampling.
+ * importance_sampling. A sequence is a datum; the mean is over its tokens whose advantage is not 0, and the sum over those
+ * tokens too. The lower bound may not be above the upper one.
  *
  * @generated from message tinsmith.trainer.v1.GspoLoss
  */
