@@ -179,6 +179,13 @@ def test_addresses_come_from_arguments_then_environment_then_the_suite_in_home(
         Addresses.find(tmp_path, trainor="x:1")
 
 
+@pytest.mark.parametrize("content", [b"\xff[[", b"", b"[]", b'{"services": 5}', b'{"services": {"trainer": {}}}'])
+def test_damaged_state_of_a_suite_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "suite.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"suite\.json is damaged"):
+        Addresses.find(tmp_path)
+
+
 def test_the_client_needs_neither_torch_nor_numpy() -> None:
     code = (
         "import sys\n"

@@ -13,7 +13,11 @@ from tinsmith_server.cli.failures import CommandFailed
 @contextmanager
 def connected(home: Path | None) -> Iterator[Suite]:
     """The suite in `home`, or the one that `Suite.connect` finds. CommandFailed when none answers."""
-    with Suite.connect(home=home) as suite:
+    try:
+        client = Suite.connect(home=home)
+    except ValueError as error:  # its suite.json is damaged
+        raise CommandFailed(str(error)) from None
+    with client as suite:
         try:
             yield suite
         except TinsmithError as error:

@@ -138,6 +138,8 @@ def _message(item: Any, part: str) -> Row:
         if isinstance(found := item.get(name) or item.get(wanted), str):
             made[name] = found
     if calls := item.get("tool_calls"):
+        if not isinstance(calls, list):
+            raise _bad(part, "has tool calls that are no list")
         made["tool_calls"] = [_tool_call(call, part) for call in calls]
     return made
 

@@ -24,14 +24,30 @@ from tinsmith_server.dataset.rows import (
 from tinsmith_server.dataset.sources.hub_stream import HubStream
 from tinsmith_server.serving.errors import FailedPrecondition, InvalidArgument
 
+_MOST_ORDERED = 1 << 25
+"""Rows whose order is kept as a list of numbers: 256 MiB of them."""
+
 
 def permutation(seed: int, length: int) -> Indices:
-    """Row numbers in the order of `datasets`' shuffle(seed), int64 [length]. InvalidArgument with reason BAD_SEED."""
+    """Row numbers in the order of `datasets`' shuffle(seed), int64 [length].
+
+    InvalidArgument with reason BAD_SEED; FailedPrecondition with reason ENDLESS_DATASET for more than 2^25 rows.
+    """
+    _refuse_when_too_long(length)
     if seed < 0:
         raise InvalidArgument(
             f"seed {seed} is negative; a shuffle takes seeds from 0", reason="BAD_SEED", metadata={"seed": str(seed)}
         )
     return np.random.default_rng(seed).permutation(length)
+
+
+def _refuse_when_too_long(length: int) -> None:
+    if length > _MOST_ORDERED:
+        raise FailedPrecondition(
+            f"{length} rows are too many to be put in an order: put a take of at most {_MOST_ORDERED} before",
+            reason="ENDLESS_DATASET",
+            metadata={"rows": str(length), "limit": str(_MOST_ORDERED)},
+        )
 
 
 def shape_after(shape: RowShape, operation: spec.Operation) -> RowShape:
@@ -135,6 +151,7 @@ def _of_stream(rows: HubStream, operation: spec.Operation) -> Rows:
 
 def _order(operation: spec.Operation, length: int) -> Indices:
     """Which rows an operation keeps, in its order."""
+    _refuse_when_too_long(length)
     numbers = np.arange(length)
     match operation:
         case spec.Shuffle():

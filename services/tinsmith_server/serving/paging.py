@@ -35,7 +35,8 @@ def key_of(token: str) -> Key:
         return ()
     try:
         parts = json.loads(base64.b64decode(token, altchars=b"-_", validate=True))
-    except ValueError:
+        json.dumps(parts, ensure_ascii=False).encode()  # half of a character, escaped, is a text that no store takes
+    except (ValueError, RecursionError):
         raise bad_page_token() from None
     if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
         raise bad_page_token()

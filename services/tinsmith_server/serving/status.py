@@ -85,5 +85,5 @@ def _details(
 
 def _cut(text: str, most_bytes: int) -> str:
     """A text that is at most so long in UTF-8, never ending in half a character."""
-    encoded = text.encode(errors="replace")
-    return text if len(encoded) <= most_bytes else encoded[: most_bytes - 3].decode(errors="ignore") + "…"
+    encoded = text.encode(errors="replace")  # half of a character, which JSON can hold, becomes a question mark
+    return encoded.decode() if len(encoded) <= most_bytes else encoded[: most_bytes - 3].decode(errors="ignore") + "…"

@@ -28,6 +28,7 @@ _KIND_OF = {
 }
 """The contract's kinds of checkpoints as the store has them; empty is any."""
 _LONGEST_S = 100 * 366 * 24 * 60 * 60
+"""Longest duration that is taken: a hundred years, which every calendar reaches."""
 _KIND_TO = {kind: number for number, kind in _KIND_OF.items()}
 
 

@@ -63,6 +63,7 @@ def _call(match: re.Match[str], number: int) -> ToolCall | UnparsedToolCall:
         return UnparsedToolCall(raw_text=raw, error=f"{_CALL_CLOSE} is missing")
     try:
         call = json.loads(match.group(1))
+        json.dumps(call, ensure_ascii=False).encode()  # an escaped half of a character can't travel as UTF-8
     except (ValueError, RecursionError) as error:
         return UnparsedToolCall(raw_text=raw, error=f"not JSON: {error}")
     if not isinstance(call, dict) or not isinstance(call.get("name"), str):

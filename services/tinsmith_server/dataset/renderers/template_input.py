@@ -39,6 +39,7 @@ def _tool_call(call: ToolCall) -> dict[str, Any]:
 def _object(text: str, what: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
+        json.dumps(value, ensure_ascii=False).encode()  # an escaped half of a character is no text for a tokenizer
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):

@@ -11,7 +11,9 @@ from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescript
 from google.protobuf.message import Message
 
 _BOOLS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
-_INTEGER = re.compile(r"[+-]?[0-9]+")
+_INTEGER = re.compile(r"[+-]?0*([0-9]+)")
+_MOST_DIGITS = 20
+"""Python refuses to read numbers of thousands of digits; none of ours has more than these."""
 
 INTEGER_RANGES: Mapping[int, tuple[str, int, int]] = {
     FieldDescriptor.TYPE_INT32: ("int32", -(2**31), 2**31 - 1),
@@ -58,12 +60,12 @@ def scalar(field: FieldDescriptor, text: str) -> Any:
 
 
 def _integer(name: str, least: int, most: int, text: str) -> int:
-    if not _INTEGER.fullmatch(text.strip()):
+    match = _INTEGER.fullmatch(text.strip())
+    if match is None:
         raise BadText(f"{text!r} is not an {name}: write a whole number, for example 8")
-    number = int(text)
-    if not least <= number <= most:
+    if len(match.group(1)) > _MOST_DIGITS or not least <= int(text) <= most:
         raise BadText(f"{text} does not fit an {name}")
-    return number
+    return int(text)
 
 
 def _number(field: FieldDescriptor, text: str) -> float:
@@ -111,9 +113,9 @@ def _list(text: str) -> list[str]:
     if not text.lstrip().startswith("["):
         return [item.strip() for item in text.split(",")] if text else []
     try:
-        items = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise BadText(f"{text!r} is neither a list like a,b nor a JSON array: {error.msg}") from None
+        items = _json(text)
+    except ValueError as error:
+        raise BadText(f"{text!r} is neither a list like a,b nor a JSON array: {error}") from None
     return [item if isinstance(item, str) else json.dumps(item) for item in items]
 
 
@@ -141,12 +143,23 @@ def set_map_entry(message: Message, field: FieldDescriptor, key_text: str, text:
 def _set_message(message: Message, field: FieldDescriptor, text: str) -> None:
     message.ClearField(field.name)
     try:
-        value = json.loads(text)
-        json_format.ParseDict({field.name: value}, message)
-    except json.JSONDecodeError:
+        value = _json(text)
+    except ValueError:
         assert field.message_type is not None
         raise BadText(
             f"{text!r} is no JSON; {field.message_type.name} is set by its fields, as {field.name}.…"
         ) from None
+    try:
+        json_format.ParseDict({field.name: value}, message)
     except json_format.ParseError as error:
         raise BadText(f"does not fit: {error}") from None
+
+
+def _json(text: str) -> Any:
+    """ValueError when the text is no JSON, is nested too deep, or holds half of a character, which no message takes."""
+    try:
+        value = json.loads(text)
+        json.dumps(value, ensure_ascii=False).encode()
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+    return value

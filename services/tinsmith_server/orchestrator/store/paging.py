@@ -7,6 +7,8 @@ from sqlalchemy import Column, Row, Select, tuple_
 from tinsmith_server.serving.paging import bad_page_token, key_of, token_of
 
 DEFAULT_SIZE, LARGEST_SIZE = 50, 500
+_LATEST_NS = (1 << 63) - 1
+"""The largest number that a database holds."""
 
 
 def page(statement: Select[Any], time: Column[int], name: Column[str], size: int, token: str) -> Select[Any]:
@@ -29,6 +31,9 @@ def token_after(row: Row[Any], name: str) -> str:
 def _place(token: str) -> tuple[int, str]:
     try:
         time_ns, name = key_of(token)
-        return int(time_ns), name
+        place = int(time_ns), name
     except ValueError:
         raise bad_page_token() from None
+    if abs(place[0]) > _LATEST_NS:
+        raise bad_page_token()
+    return place

@@ -33,9 +33,9 @@ class DatasetServiceStub(object):
     BAD_SEED, BAD_SHAPE, BAD_SPLIT, BAD_OPTION, UNKNOWN_OPTION, UNKNOWN_FORMAT, TYPE_CLASH when one column has two types,
     TOO_DEEP, CONFIG_REQUIRED or SPLIT_REQUIRED (both list what there is). PERMISSION_DENIED with reason
     LOCATION_NOT_ALLOWED. FAILED_PRECONDITION with reason HUB_OFFLINE, or ENDLESS_DATASET for an operation that needs the
-    end of data without one. RESOURCE_EXHAUSTED with reason FILE_TOO_LARGE. DEADLINE_EXCEEDED with reason FILTER_TIMEOUT.
-    UNAVAILABLE with reason HUB_UNREACHABLE. UNIMPLEMENTED with reason SCHEME_NOT_SUPPORTED, STREAMING_UNSUPPORTED or
-    NOT_IMPLEMENTED.
+    end of data without one, or the order of more than 2^25 rows. RESOURCE_EXHAUSTED with reason FILE_TOO_LARGE.
+    DEADLINE_EXCEEDED with reason FILTER_TIMEOUT. UNAVAILABLE with reason HUB_UNREACHABLE. UNIMPLEMENTED with reason
+    SCHEME_NOT_SUPPORTED, STREAMING_UNSUPPORTED or NOT_IMPLEMENTED.
     """
 
     def __init__(self, channel):
@@ -84,9 +84,9 @@ class DatasetServiceServicer(object):
     BAD_SEED, BAD_SHAPE, BAD_SPLIT, BAD_OPTION, UNKNOWN_OPTION, UNKNOWN_FORMAT, TYPE_CLASH when one column has two types,
     TOO_DEEP, CONFIG_REQUIRED or SPLIT_REQUIRED (both list what there is). PERMISSION_DENIED with reason
     LOCATION_NOT_ALLOWED. FAILED_PRECONDITION with reason HUB_OFFLINE, or ENDLESS_DATASET for an operation that needs the
-    end of data without one. RESOURCE_EXHAUSTED with reason FILE_TOO_LARGE. DEADLINE_EXCEEDED with reason FILTER_TIMEOUT.
-    UNAVAILABLE with reason HUB_UNREACHABLE. UNIMPLEMENTED with reason SCHEME_NOT_SUPPORTED, STREAMING_UNSUPPORTED or
-    NOT_IMPLEMENTED.
+    end of data without one, or the order of more than 2^25 rows. RESOURCE_EXHAUSTED with reason FILE_TOO_LARGE.
+    DEADLINE_EXCEEDED with reason FILTER_TIMEOUT. UNAVAILABLE with reason HUB_UNREACHABLE. UNIMPLEMENTED with reason
+    SCHEME_NOT_SUPPORTED, STREAMING_UNSUPPORTED or NOT_IMPLEMENTED.
     """
 
     def ListDatasets(self, request, context):
@@ -188,9 +188,9 @@ class DatasetService(object):
     BAD_SEED, BAD_SHAPE, BAD_SPLIT, BAD_OPTION, UNKNOWN_OPTION, UNKNOWN_FORMAT, TYPE_CLASH when one column has two types,
     TOO_DEEP, CONFIG_REQUIRED or SPLIT_REQUIRED (both list what there is). PERMISSION_DENIED with reason
     LOCATION_NOT_ALLOWED. FAILED_PRECONDITION with reason HUB_OFFLINE, or ENDLESS_DATASET for an operation that needs the
-    end of data without one. RESOURCE_EXHAUSTED with reason FILE_TOO_LARGE. DEADLINE_EXCEEDED with reason FILTER_TIMEOUT.
-    UNAVAILABLE with reason HUB_UNREACHABLE. UNIMPLEMENTED with reason SCHEME_NOT_SUPPORTED, STREAMING_UNSUPPORTED or
-    NOT_IMPLEMENTED.
+    end of data without one, or the order of more than 2^25 rows. RESOURCE_EXHAUSTED with reason FILE_TOO_LARGE.
+    DEADLINE_EXCEEDED with reason FILTER_TIMEOUT. UNAVAILABLE with reason HUB_UNREACHABLE. UNIMPLEMENTED with reason
+    SCHEME_NOT_SUPPORTED, STREAMING_UNSUPPORTED or NOT_IMPLEMENTED.
     """
 
     @staticmethod

@@ -40,9 +40,9 @@ const (
 // BAD_SEED, BAD_SHAPE, BAD_SPLIT, BAD_OPTION, UNKNOWN_OPTION, UNKNOWN_FORMAT, TYPE_CLASH when one column has two types,
 // TOO_DEEP, CONFIG_REQUIRED or SPLIT_REQUIRED (both list what there is). PERMISSION_DENIED with reason
 // LOCATION_NOT_ALLOWED. FAILED_PRECONDITION with reason HUB_OFFLINE, or ENDLESS_DATASET for an operation that needs the
-// end of data without one. RESOURCE_EXHAUSTED with reason FILE_TOO_LARGE. DEADLINE_EXCEEDED with reason FILTER_TIMEOUT.
-// UNAVAILABLE with reason HUB_UNREACHABLE. UNIMPLEMENTED with reason SCHEME_NOT_SUPPORTED, STREAMING_UNSUPPORTED or
-// NOT_IMPLEMENTED.
+// end of data without one, or the order of more than 2^25 rows. RESOURCE_EXHAUSTED with reason FILE_TOO_LARGE.
+// DEADLINE_EXCEEDED with reason FILTER_TIMEOUT. UNAVAILABLE with reason HUB_UNREACHABLE. UNIMPLEMENTED with reason
+// SCHEME_NOT_SUPPORTED, STREAMING_UNSUPPORTED or NOT_IMPLEMENTED.
 type DatasetServiceClient interface {
 	// Lists the catalogue.
 	ListDatasets(ctx context.Context, in *ListDatasetsRequest, opts ...grpc.CallOption) (*ListDatasetsResponse, error)
@@ -151,9 +151,9 @@ type DatasetService_UploadRowsClient = grpc.ClientStreamingClient[UploadRowsRequ
 // BAD_SEED, BAD_SHAPE, BAD_SPLIT, BAD_OPTION, UNKNOWN_OPTION, UNKNOWN_FORMAT, TYPE_CLASH when one column has two types,
 // TOO_DEEP, CONFIG_REQUIRED or SPLIT_REQUIRED (both list what there is). PERMISSION_DENIED with reason
 // LOCATION_NOT_ALLOWED. FAILED_PRECONDITION with reason HUB_OFFLINE, or ENDLESS_DATASET for an operation that needs the
-// end of data without one. RESOURCE_EXHAUSTED with reason FILE_TOO_LARGE. DEADLINE_EXCEEDED with reason FILTER_TIMEOUT.
-// UNAVAILABLE with reason HUB_UNREACHABLE. UNIMPLEMENTED with reason SCHEME_NOT_SUPPORTED, STREAMING_UNSUPPORTED or
-// NOT_IMPLEMENTED.
+// end of data without one, or the order of more than 2^25 rows. RESOURCE_EXHAUSTED with reason FILE_TOO_LARGE.
+// DEADLINE_EXCEEDED with reason FILTER_TIMEOUT. UNAVAILABLE with reason HUB_UNREACHABLE. UNIMPLEMENTED with reason
+// SCHEME_NOT_SUPPORTED, STREAMING_UNSUPPORTED or NOT_IMPLEMENTED.
 type DatasetServiceServer interface {
 	// Lists the catalogue.
 	ListDatasets(context.Context, *ListDatasetsRequest) (*ListDatasetsResponse, error)
