@@ -158,7 +158,8 @@ def _suite(state: SuiteState) -> dict[str, str]:
 
 def _examine_ports(findings: Findings, config: Path | None) -> None:
     user = UserSettings.read(config)
-    addresses = choose_addresses(ROOMS, "default", user) | {"gateway (HTTP)": choose_http_address("default", user)}
+    addresses = choose_addresses(ROOMS, "default", user)
+    addresses["gateway (HTTP)"] = choose_http_address("default", user, addresses.values())
     for room, address in addresses.items():
         taken = _is_taken(reachable(address))
         findings.ports[room] = f"{address} {'taken' if taken else 'free'}"

@@ -51,7 +51,8 @@ class SuitePlan:
     def rooms_to_start(self) -> list[RoomPlan]:
         """Chooses the addresses, once."""
         addresses = choose_addresses(self.rooms, self.ports, self.user)
-        http_address = choose_http_address(self.ports, self.user) if HTTP_ROOM in self.rooms else ""
+        taken = addresses.values()
+        http_address = choose_http_address(self.ports, self.user, taken) if HTTP_ROOM in self.rooms else ""
         return [
             RoomPlan(
                 name=room,

@@ -4,7 +4,7 @@ import os
 import random
 import socket
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -62,10 +62,11 @@ def choose_addresses(rooms: Iterable[str], ports: PortChoice, user: UserSettings
     return {room: user.value(room, "address") or DEFAULT_ADDRESSES[room] for room in rooms}
 
 
-def choose_http_address(ports: PortChoice, user: UserSettings) -> str:
-    """The gateway's HTTP address, chosen in the same way."""
+def choose_http_address(ports: PortChoice, user: UserSettings, taken: Collection[str]) -> str:
+    """The gateway's HTTP address, chosen in the same way; none of those `taken` by rooms that do not listen yet."""
     if ports == "auto":
-        return f"127.0.0.1:{next(free_ports())}"
+        free = (f"127.0.0.1:{port}" for port in free_ports())
+        return next(address for address in free if address not in taken)
     return user.value(HTTP_ROOM, "http_address") or DEFAULT_HTTP_ADDRESS
 
 
