@@ -3,12 +3,14 @@ package tinsmith_test
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
 	orchestratorv1 "github.com/tinsmith-dev/tinsmith/clients/go/gen/tinsmith/orchestrator/v1"
@@ -23,6 +25,7 @@ type shaky struct {
 	calls    atomic.Int32
 	timeLeft time.Duration
 	ids      []string
+	keys     []string
 }
 
 func (s *shaky) StartRun(ctx context.Context, request *orchestratorv1.StartRunRequest) (*orchestratorv1.StartRunResponse, error) {
@@ -30,6 +33,7 @@ func (s *shaky) StartRun(ctx context.Context, request *orchestratorv1.StartRunRe
 	if s.calls.Add(1) <= s.failures {
 		return nil, status.Error(codes.Unavailable, "restarting")
 	}
+	s.keys = metadata.ValueFromIncomingContext(ctx, "authorization")
 	deadline, _ := ctx.Deadline()
 	s.timeLeft = time.Until(deadline)
 	return &orchestratorv1.StartRunResponse{Run: &orchestratorv1.Run{DisplayName: request.DisplayName}}, nil
@@ -42,6 +46,20 @@ func TestUnavailableServiceIsTriedFourTimes(t *testing.T) {
 		_, err := connect(t, address).Orchestrator.StartRun(t.Context(), &orchestratorv1.StartRunRequest{})
 		if status.Code(err) != want || servicer.calls.Load() != 4 {
 			t.Errorf("%d failures: %v after %d calls", failures, err, servicer.calls.Load())
+		}
+	}
+}
+
+func TestTheApiKeyGoesWithEveryCallWhereThereIsOne(t *testing.T) {
+	servicer := &shaky{}
+	address, _ := serve(t, "127.0.0.1:0", servicer)
+	for key, want := range map[string][]string{"secret": {"Bearer secret"}, "": nil} {
+		t.Setenv("TINSMITH_API_KEY", key)
+		if _, err := connect(t, address).Orchestrator.StartRun(t.Context(), &orchestratorv1.StartRunRequest{}); err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Equal(servicer.keys, want) {
+			t.Errorf("key %q arrived as %q", key, servicer.keys)
 		}
 	}
 }

@@ -8,7 +8,9 @@
 package tinsmith
 
 import (
+	"cmp"
 	"errors"
+	"os"
 	"time"
 
 	"google.golang.org/grpc"
@@ -16,6 +18,7 @@ import (
 	datasetv1 "github.com/tinsmith-dev/tinsmith/clients/go/gen/tinsmith/dataset/v1"
 	environmentv1 "github.com/tinsmith-dev/tinsmith/clients/go/gen/tinsmith/environment/v1"
 	graderv1 "github.com/tinsmith-dev/tinsmith/clients/go/gen/tinsmith/grader/v1"
+	numericsv1 "github.com/tinsmith-dev/tinsmith/clients/go/gen/tinsmith/numerics/v1"
 	orchestratorv1 "github.com/tinsmith-dev/tinsmith/clients/go/gen/tinsmith/orchestrator/v1"
 	rendererv1 "github.com/tinsmith-dev/tinsmith/clients/go/gen/tinsmith/renderer/v1"
 	samplerv1 "github.com/tinsmith-dev/tinsmith/clients/go/gen/tinsmith/sampler/v1"
@@ -31,6 +34,8 @@ type Options struct {
 	Home string
 	// Addresses of services that run elsewhere.
 	Addresses Addresses
+	// APIKey goes with every call; empty takes TINSMITH_API_KEY.
+	APIKey string
 	// WaitForReady makes calls wait, until their deadline, for a service that is away instead of failing with UNAVAILABLE.
 	WaitForReady bool
 }
@@ -50,6 +55,7 @@ type Suite struct {
 	Grader       graderv1.GraderServiceClient
 	Environment  environmentv1.EnvironmentServiceClient
 	Orchestrator orchestratorv1.OrchestratorServiceClient
+	Numerics     numericsv1.NumericsServiceClient
 
 	channels map[string]*grpc.ClientConn
 }
@@ -62,7 +68,7 @@ func Connect(options Options) (*Suite, error) {
 	}
 	suite := &Suite{Addresses: addresses, channels: map[string]*grpc.ClientConn{}}
 	for name, address := range addresses.byName() {
-		channel, err := grpc.NewClient(*address, dialOptions(options.WaitForReady)...)
+		channel, err := grpc.NewClient(*address, dialOptions(cmp.Or(options.APIKey, os.Getenv("TINSMITH_API_KEY")), options.WaitForReady)...)
 		if err != nil {
 			return nil, errors.Join(err, suite.Close())
 		}
@@ -81,6 +87,7 @@ func (s *Suite) openClients() {
 	s.Grader = graderv1.NewGraderServiceClient(s.channels["grader"])
 	s.Environment = environmentv1.NewEnvironmentServiceClient(s.channels["environment"])
 	s.Orchestrator = orchestratorv1.NewOrchestratorServiceClient(s.channels["orchestrator"])
+	s.Numerics = numericsv1.NewNumericsServiceClient(s.channels["orchestrator"])
 }
 
 // Close ends every connection and the calls on it.

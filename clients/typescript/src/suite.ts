@@ -2,10 +2,11 @@ import { createClient, type Client } from "@connectrpc/connect";
 import type { Http2SessionManager } from "@connectrpc/connect-node";
 
 import { findAddresses, type Addresses } from "./addresses.js";
-import { openSession, TinsmithTransport } from "./transport.js";
+import { openSession, TinsmithTransport, type CallOptions } from "./transport.js";
 import { DatasetService } from "./v1/dataset.js";
 import { EnvironmentService } from "./v1/environment.js";
 import { GraderService } from "./v1/grader.js";
+import { NumericsService } from "./v1/numerics.js";
 import { OrchestratorService, type RunEvent } from "./v1/orchestrator.js";
 import { RendererService } from "./v1/renderer.js";
 import { SamplerService } from "./v1/sampler.js";
@@ -13,13 +14,11 @@ import { CheckpointService, TrainerService } from "./v1/trainer.js";
 import { watchRun, type WatchOptions } from "./watch.js";
 
 /** How to reach a suite. Without options: the one that runs on this machine. */
-export interface Options {
+export interface Options extends CallOptions {
   /** State folder of the suite, as in `tinsmith up --home`; see findAddresses. */
   home?: string;
   /** Addresses of services that run elsewhere. */
   addresses?: Partial<Addresses>;
-  /** Wait for a service that is away, until the call's deadline, instead of failing after four tries. */
-  waitForReady?: boolean;
 }
 
 /**
@@ -37,18 +36,23 @@ export class Suite {
   readonly grader: Client<typeof GraderService>;
   readonly environment: Client<typeof EnvironmentService>;
   readonly orchestrator: Client<typeof OrchestratorService>;
+  readonly numerics: Client<typeof NumericsService>;
   readonly #sessions: Http2SessionManager[] = [];
 
   constructor(
     readonly addresses: Addresses,
-    waitForReady = false,
+    options: CallOptions = {},
   ) {
     const open = (address: string) => {
       const session = openSession(address);
       this.#sessions.push(session);
-      return new TinsmithTransport(session, waitForReady);
+      return new TinsmithTransport(session, options);
     };
-    const [trainer, dataset] = [open(addresses.trainer), open(addresses.dataset)];
+    const [trainer, dataset, orchestrator] = [
+      open(addresses.trainer),
+      open(addresses.dataset),
+      open(addresses.orchestrator),
+    ];
     this.trainer = createClient(TrainerService, trainer);
     this.checkpoints = createClient(CheckpointService, trainer);
     this.datasets = createClient(DatasetService, dataset);
@@ -56,7 +60,8 @@ export class Suite {
     this.sampler = createClient(SamplerService, open(addresses.sampler));
     this.grader = createClient(GraderService, open(addresses.grader));
     this.environment = createClient(EnvironmentService, open(addresses.environment));
-    this.orchestrator = createClient(OrchestratorService, open(addresses.orchestrator));
+    this.orchestrator = createClient(OrchestratorService, orchestrator);
+    this.numerics = createClient(NumericsService, orchestrator);
   }
 
   /** The events of a run, each once and in order, until the run has ended; a broken stream is resumed where it broke. */
@@ -70,7 +75,8 @@ export class Suite {
   }
 }
 
-/** A client of the suite; connections open with the first call. */
-export function connect(options: Options = {}): Suite {
-  return new Suite(findAddresses(options.addresses, options.home), options.waitForReady);
+/** A client of the suite; connections open with the first call. Without `apiKey` it is TINSMITH_API_KEY. */
+export function connect({ home, addresses, ...options }: Options = {}): Suite {
+  const apiKey = options.apiKey ?? process.env.TINSMITH_API_KEY ?? "";
+  return new Suite(findAddresses(addresses, home), { ...options, apiKey });
 }

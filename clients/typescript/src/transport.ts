@@ -4,7 +4,14 @@ import { connect as connectSocket } from "node:net";
 import { setTimeout as pause } from "node:timers/promises";
 
 import type { DescMessage, DescMethodUnary, DescMethodStreaming, MessageInitShape } from "@bufbuild/protobuf";
-import { Code, type ContextValues, type StreamResponse, type Transport, type UnaryResponse } from "@connectrpc/connect";
+import {
+  Code,
+  type ContextValues,
+  type Interceptor,
+  type StreamResponse,
+  type Transport,
+  type UnaryResponse,
+} from "@connectrpc/connect";
 import { createGrpcTransport, Http2SessionManager } from "@connectrpc/connect-node";
 
 import { errorOf } from "./errors.js";
@@ -49,13 +56,22 @@ class SessionManager extends Http2SessionManager {
   }
 }
 
+/** What holds for every call of a transport. */
+export interface CallOptions {
+  /** Goes with every call; none where the services ask for none. */
+  apiKey?: string;
+  /** Wait for a service that is away, until the call's deadline, instead of failing after four tries. */
+  waitForReady?: boolean;
+}
+
 /** gRPC over a session, with deadlines, retries and typed errors. */
 export class TinsmithTransport implements Transport {
   readonly #inner: Transport;
   readonly #waitForReady: boolean;
 
-  constructor(session: Http2SessionManager, waitForReady: boolean) {
+  constructor(session: Http2SessionManager, { apiKey = "", waitForReady = false }: CallOptions = {}) {
     this.#inner = createGrpcTransport({
+      interceptors: apiKey ? [bearer(apiKey)] : [],
       baseUrl: session.authority,
       sessionManager: session,
       readMaxBytes: MAX_MESSAGE_BYTES,
@@ -64,7 +80,10 @@ export class TinsmithTransport implements Transport {
     this.#waitForReady = waitForReady;
   }
 
-  /** Retries are safe for every call: reads have no effect, and writes carry a request_id by which a repeat is known. */
+  /**
+   * Retries are safe for every call: reads have no effect, and writes carry a request_id by which a repeat is known or
+   * change nothing when they are repeated.
+   */
   async unary<I extends DescMessage, O extends DescMessage>(
     method: DescMethodUnary<I, O>,
     signal: AbortSignal | undefined,
@@ -104,6 +123,13 @@ export class TinsmithTransport implements Transport {
       throw errorOf(failure, signal);
     }
   }
+}
+
+function bearer(apiKey: string): Interceptor {
+  return (next) => (request) => {
+    request.header.set("authorization", `Bearer ${apiKey}`);
+    return next(request);
+  };
 }
 
 /** The request with a request_id of its own where it has room for one and the caller gave none. */

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { test } from "node:test";
 
 import { ConnectError } from "@connectrpc/connect";
-import { Code, DEFAULT_TIMEOUT_MS, TinsmithError } from "@tinsmith/client";
+import { Code, connect, DEFAULT_TIMEOUT_MS, TinsmithError } from "@tinsmith/client";
 
 import { connectTo, failureOf, serve, untilCancelled } from "./fakes.js";
 
@@ -30,6 +30,20 @@ test("an unavailable service is tried four times", async (context) => {
     else assert.equal(((await failureOf(call)) as TinsmithError).code, Code.Unavailable);
     assert.equal(seen.ids.length, 4);
   }
+});
+
+test("the API key goes with every call, where there is one", async (context) => {
+  const keys: (string | null)[] = [];
+  const startRun = (_: unknown, { requestHeader }: { requestHeader: Headers }) => {
+    keys.push(requestHeader.get("authorization"));
+    return {};
+  };
+  const { address } = await serve(context, { startRun });
+  for (const apiKey of ["secret", ""]) {
+    const suite = connect({ addresses: { orchestrator: address }, apiKey });
+    await suite.orchestrator.startRun({}).finally(() => suite.close());
+  }
+  assert.deepEqual(keys, ["Bearer secret", null]);
 });
 
 test("retries of one call share a request id and other calls do not", async (context) => {

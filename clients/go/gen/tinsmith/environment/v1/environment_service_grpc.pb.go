@@ -42,6 +42,8 @@ const (
 //
 // UNAVAILABLE with reason GRADER_UNAVAILABLE when a step needs a grader that is away: no episode has moved, and the call
 // can be repeated. INTERNAL with reason BAD_GRADER_ANSWER when it answered other than its contract says.
+//
+// Where API keys are asked for, episodes belong to tenants; those of others are EPISODE_NOT_FOUND.
 type EnvironmentServiceClient interface {
 	// Lists the environments.
 	ListEnvironments(ctx context.Context, in *ListEnvironmentsRequest, opts ...grpc.CallOption) (*ListEnvironmentsResponse, error)
@@ -147,6 +149,8 @@ func (c *environmentServiceClient) CloseEpisodes(ctx context.Context, in *CloseE
 //
 // UNAVAILABLE with reason GRADER_UNAVAILABLE when a step needs a grader that is away: no episode has moved, and the call
 // can be repeated. INTERNAL with reason BAD_GRADER_ANSWER when it answered other than its contract says.
+//
+// Where API keys are asked for, episodes belong to tenants; those of others are EPISODE_NOT_FOUND.
 type EnvironmentServiceServer interface {
 	// Lists the environments.
 	ListEnvironments(context.Context, *ListEnvironmentsRequest) (*ListEnvironmentsResponse, error)

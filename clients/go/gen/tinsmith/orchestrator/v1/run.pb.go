@@ -121,7 +121,9 @@ type Run struct {
 	// What the starter attached.
 	Labels map[string]string `protobuf:"bytes,14,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Number of its newest event.
-	LastEventSeq  int64 `protobuf:"varint,15,opt,name=last_event_seq,json=lastEventSeq,proto3" json:"last_event_seq,omitempty"`
+	LastEventSeq int64 `protobuf:"varint,15,opt,name=last_event_seq,json=lastEventSeq,proto3" json:"last_event_seq,omitempty"`
+	// The tenant that started it; empty where no API keys are asked for.
+	Tenant        string `protobuf:"bytes,16,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -259,6 +261,13 @@ func (x *Run) GetLastEventSeq() int64 {
 		return x.LastEventSeq
 	}
 	return 0
+}
+
+func (x *Run) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
 }
 
 // Why a run failed.
@@ -968,7 +977,7 @@ var File_tinsmith_orchestrator_v1_run_proto protoreflect.FileDescriptor
 
 const file_tinsmith_orchestrator_v1_run_proto_rawDesc = "" +
 	"\n" +
-	"\"tinsmith/orchestrator/v1/run.proto\x12\x18tinsmith.orchestrator.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%tinsmith/orchestrator/v1/recipe.proto\"\xa2\x06\n" +
+	"\"tinsmith/orchestrator/v1/run.proto\x12\x18tinsmith.orchestrator.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%tinsmith/orchestrator/v1/recipe.proto\"\xba\x06\n" +
 	"\x03Run\x12\x15\n" +
 	"\x06run_id\x18\x01 \x01(\tR\x05runId\x12\x16\n" +
 	"\x06recipe\x18\x02 \x01(\tR\x06recipe\x12>\n" +
@@ -988,7 +997,8 @@ const file_tinsmith_orchestrator_v1_run_proto_rawDesc = "" +
 	"\ametrics\x18\f \x03(\v2*.tinsmith.orchestrator.v1.Run.MetricsEntryR\ametrics\x12!\n" +
 	"\fdisplay_name\x18\r \x01(\tR\vdisplayName\x12A\n" +
 	"\x06labels\x18\x0e \x03(\v2).tinsmith.orchestrator.v1.Run.LabelsEntryR\x06labels\x12$\n" +
-	"\x0elast_event_seq\x18\x0f \x01(\x03R\flastEventSeq\x1a:\n" +
+	"\x0elast_event_seq\x18\x0f \x01(\x03R\flastEventSeq\x12\x16\n" +
+	"\x06tenant\x18\x10 \x01(\tR\x06tenant\x1a:\n" +
 	"\fMetricsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x01R\x05value:\x028\x01\x1a9\n" +

@@ -436,7 +436,8 @@ type SamplingUsage struct {
 	PromptTokens int64 `protobuf:"varint,1,opt,name=prompt_tokens,json=promptTokens,proto3" json:"prompt_tokens,omitempty"`
 	// Tokens of the answers.
 	CompletionTokens int64 `protobuf:"varint,2,opt,name=completion_tokens,json=completionTokens,proto3" json:"completion_tokens,omitempty"`
-	// Prompt tokens that a cache supplied.
+	// Prompt tokens that were not read again: an equal prompt of the request had them, or the cache, which keeps whole pages of
+	// 64 tokens of lately read prompts and their answers.
 	CachedPromptTokens int64 `protobuf:"varint,3,opt,name=cached_prompt_tokens,json=cachedPromptTokens,proto3" json:"cached_prompt_tokens,omitempty"`
 	unknownFields      protoimpl.UnknownFields
 	sizeCache          protoimpl.SizeCache

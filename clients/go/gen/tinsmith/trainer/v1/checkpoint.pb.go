@@ -81,7 +81,8 @@ func (CheckpointKind) EnumDescriptor() ([]byte, []int) {
 // Stored weights, immutable once published.
 type Checkpoint struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// "tinsmith://{model_id}/{training|sampler}/{name}".
+	// "tinsmith://{model_id}/{training|sampler}/{name}". No checkpoint is named "latest": CreateModel, LoadState and
+	// GetCheckpoint take that name for the newest one of its model and kind that is whole.
 	Uri string `protobuf:"bytes,1,opt,name=uri,proto3" json:"uri,omitempty"`
 	// The model that it was saved from.
 	ModelId string `protobuf:"bytes,2,opt,name=model_id,json=modelId,proto3" json:"model_id,omitempty"`
@@ -99,7 +100,8 @@ type Checkpoint struct {
 	Files []*CheckpointFile `protobuf:"bytes,8,rep,name=files,proto3" json:"files,omitempty"`
 	// When it was published.
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
-	// When it will be deleted; absent when never.
+	// When it will be deleted; absent when never. A published checkpoint is not deleted while it is published, nor is
+	// the newest training checkpoint of a model that a trainer keeps.
 	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
 	// Whether it is only kept until newer ones replace it.
 	Ephemeral bool `protobuf:"varint,11,opt,name=ephemeral,proto3" json:"ephemeral,omitempty"`
@@ -232,10 +234,74 @@ func (x *Checkpoint) GetUserMetadata() map[string]string {
 	return nil
 }
 
-// One file of a checkpoint.
+// A checkpoint that "latest" went past, because it is damaged.
+type SkippedCheckpoint struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The checkpoint.
+	Uri string `protobuf:"bytes,1,opt,name=uri,proto3" json:"uri,omitempty"`
+	// What is wrong with it: CHECKPOINT_CORRUPT or WEIGHTS_NOT_FINITE.
+	Reason string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	// The same for people.
+	Message       string `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SkippedCheckpoint) Reset() {
+	*x = SkippedCheckpoint{}
+	mi := &file_tinsmith_trainer_v1_checkpoint_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SkippedCheckpoint) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SkippedCheckpoint) ProtoMessage() {}
+
+func (x *SkippedCheckpoint) ProtoReflect() protoreflect.Message {
+	mi := &file_tinsmith_trainer_v1_checkpoint_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SkippedCheckpoint.ProtoReflect.Descriptor instead.
+func (*SkippedCheckpoint) Descriptor() ([]byte, []int) {
+	return file_tinsmith_trainer_v1_checkpoint_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *SkippedCheckpoint) GetUri() string {
+	if x != nil {
+		return x.Uri
+	}
+	return ""
+}
+
+func (x *SkippedCheckpoint) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *SkippedCheckpoint) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+// One file of a checkpoint or export.
 type CheckpointFile struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Relative to the checkpoint, for example "adapter_model.safetensors".
+	// Of a checkpoint "adapter_config.json", "adapter_model.safetensors" or "optimizer.safetensors".
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// Size.
 	SizeBytes int64 `protobuf:"varint,2,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
@@ -247,7 +313,7 @@ type CheckpointFile struct {
 
 func (x *CheckpointFile) Reset() {
 	*x = CheckpointFile{}
-	mi := &file_tinsmith_trainer_v1_checkpoint_proto_msgTypes[1]
+	mi := &file_tinsmith_trainer_v1_checkpoint_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -259,7 +325,7 @@ func (x *CheckpointFile) String() string {
 func (*CheckpointFile) ProtoMessage() {}
 
 func (x *CheckpointFile) ProtoReflect() protoreflect.Message {
-	mi := &file_tinsmith_trainer_v1_checkpoint_proto_msgTypes[1]
+	mi := &file_tinsmith_trainer_v1_checkpoint_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -272,7 +338,7 @@ func (x *CheckpointFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckpointFile.ProtoReflect.Descriptor instead.
 func (*CheckpointFile) Descriptor() ([]byte, []int) {
-	return file_tinsmith_trainer_v1_checkpoint_proto_rawDescGZIP(), []int{1}
+	return file_tinsmith_trainer_v1_checkpoint_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *CheckpointFile) GetName() string {
@@ -322,7 +388,11 @@ const file_tinsmith_trainer_v1_checkpoint_proto_rawDesc = "" +
 	"\ruser_metadata\x18\r \x03(\v21.tinsmith.trainer.v1.Checkpoint.UserMetadataEntryR\fuserMetadata\x1a?\n" +
 	"\x11UserMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"[\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"W\n" +
+	"\x11SkippedCheckpoint\x12\x10\n" +
+	"\x03uri\x18\x01 \x01(\tR\x03uri\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x18\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage\"[\n" +
 	"\x0eCheckpointFile\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
 	"\n" +
@@ -347,22 +417,23 @@ func file_tinsmith_trainer_v1_checkpoint_proto_rawDescGZIP() []byte {
 }
 
 var file_tinsmith_trainer_v1_checkpoint_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_tinsmith_trainer_v1_checkpoint_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
+var file_tinsmith_trainer_v1_checkpoint_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
 var file_tinsmith_trainer_v1_checkpoint_proto_goTypes = []any{
 	(CheckpointKind)(0),           // 0: tinsmith.trainer.v1.CheckpointKind
 	(*Checkpoint)(nil),            // 1: tinsmith.trainer.v1.Checkpoint
-	(*CheckpointFile)(nil),        // 2: tinsmith.trainer.v1.CheckpointFile
-	nil,                           // 3: tinsmith.trainer.v1.Checkpoint.UserMetadataEntry
-	(*v1.LoraConfig)(nil),         // 4: tinsmith.types.v1.LoraConfig
-	(*timestamppb.Timestamp)(nil), // 5: google.protobuf.Timestamp
+	(*SkippedCheckpoint)(nil),     // 2: tinsmith.trainer.v1.SkippedCheckpoint
+	(*CheckpointFile)(nil),        // 3: tinsmith.trainer.v1.CheckpointFile
+	nil,                           // 4: tinsmith.trainer.v1.Checkpoint.UserMetadataEntry
+	(*v1.LoraConfig)(nil),         // 5: tinsmith.types.v1.LoraConfig
+	(*timestamppb.Timestamp)(nil), // 6: google.protobuf.Timestamp
 }
 var file_tinsmith_trainer_v1_checkpoint_proto_depIdxs = []int32{
 	0, // 0: tinsmith.trainer.v1.Checkpoint.kind:type_name -> tinsmith.trainer.v1.CheckpointKind
-	4, // 1: tinsmith.trainer.v1.Checkpoint.lora:type_name -> tinsmith.types.v1.LoraConfig
-	2, // 2: tinsmith.trainer.v1.Checkpoint.files:type_name -> tinsmith.trainer.v1.CheckpointFile
-	5, // 3: tinsmith.trainer.v1.Checkpoint.create_time:type_name -> google.protobuf.Timestamp
-	5, // 4: tinsmith.trainer.v1.Checkpoint.expire_time:type_name -> google.protobuf.Timestamp
-	3, // 5: tinsmith.trainer.v1.Checkpoint.user_metadata:type_name -> tinsmith.trainer.v1.Checkpoint.UserMetadataEntry
+	5, // 1: tinsmith.trainer.v1.Checkpoint.lora:type_name -> tinsmith.types.v1.LoraConfig
+	3, // 2: tinsmith.trainer.v1.Checkpoint.files:type_name -> tinsmith.trainer.v1.CheckpointFile
+	6, // 3: tinsmith.trainer.v1.Checkpoint.create_time:type_name -> google.protobuf.Timestamp
+	6, // 4: tinsmith.trainer.v1.Checkpoint.expire_time:type_name -> google.protobuf.Timestamp
+	4, // 5: tinsmith.trainer.v1.Checkpoint.user_metadata:type_name -> tinsmith.trainer.v1.Checkpoint.UserMetadataEntry
 	6, // [6:6] is the sub-list for method output_type
 	6, // [6:6] is the sub-list for method input_type
 	6, // [6:6] is the sub-list for extension type_name
@@ -381,7 +452,7 @@ func file_tinsmith_trainer_v1_checkpoint_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tinsmith_trainer_v1_checkpoint_proto_rawDesc), len(file_tinsmith_trainer_v1_checkpoint_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   3,
+			NumMessages:   4,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

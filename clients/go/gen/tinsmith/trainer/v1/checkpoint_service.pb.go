@@ -27,7 +27,7 @@ const (
 // Request of GetCheckpoint.
 type GetCheckpointRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The checkpoint.
+	// The checkpoint; its name may be "latest".
 	Uri           string `protobuf:"bytes,1,opt,name=uri,proto3" json:"uri,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -74,7 +74,9 @@ func (x *GetCheckpointRequest) GetUri() string {
 type GetCheckpointResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The checkpoint.
-	Checkpoint    *Checkpoint `protobuf:"bytes,1,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
+	Checkpoint *Checkpoint `protobuf:"bytes,1,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
+	// With "latest": newer ones that are damaged, newest first.
+	Skipped       []*SkippedCheckpoint `protobuf:"bytes,2,rep,name=skipped,proto3" json:"skipped,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -112,6 +114,13 @@ func (*GetCheckpointResponse) Descriptor() ([]byte, []int) {
 func (x *GetCheckpointResponse) GetCheckpoint() *Checkpoint {
 	if x != nil {
 		return x.Checkpoint
+	}
+	return nil
+}
+
+func (x *GetCheckpointResponse) GetSkipped() []*SkippedCheckpoint {
+	if x != nil {
+		return x.Skipped
 	}
 	return nil
 }
@@ -735,7 +744,11 @@ func (x *CopyCheckpointResponse) GetCheckpoint() *Checkpoint {
 type DownloadCheckpointRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The checkpoint.
-	Uri           string `protobuf:"bytes,1,opt,name=uri,proto3" json:"uri,omitempty"`
+	Uri string `protobuf:"bytes,1,opt,name=uri,proto3" json:"uri,omitempty"`
+	// This file alone; empty streams all.
+	File string `protobuf:"bytes,2,opt,name=file,proto3" json:"file,omitempty"`
+	// With `file`: where to begin in it.
+	Offset        int64 `protobuf:"varint,3,opt,name=offset,proto3" json:"offset,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -777,10 +790,24 @@ func (x *DownloadCheckpointRequest) GetUri() string {
 	return ""
 }
 
+func (x *DownloadCheckpointRequest) GetFile() string {
+	if x != nil {
+		return x.File
+	}
+	return ""
+}
+
+func (x *DownloadCheckpointRequest) GetOffset() int64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
 // Message of DownloadCheckpoint: a piece of one file.
 type DownloadCheckpointResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The file; in the first piece of each file with its checksum.
+	// In the first piece of each file: the file with its size and checksum.
 	File *CheckpointFile `protobuf:"bytes,1,opt,name=file,proto3" json:"file,omitempty"`
 	// Place of `data` in the file.
 	Offset int64 `protobuf:"varint,2,opt,name=offset,proto3" json:"offset,omitempty"`
@@ -933,8 +960,14 @@ type UploadHeader struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Where it is to be published.
 	Uri string `protobuf:"bytes,1,opt,name=uri,proto3" json:"uri,omitempty"`
-	// The files with sizes and checksums.
-	Files         []*CheckpointFile `protobuf:"bytes,2,rep,name=files,proto3" json:"files,omitempty"`
+	// The files with sizes and checksums, in the order in which they come.
+	Files []*CheckpointFile `protobuf:"bytes,2,rep,name=files,proto3" json:"files,omitempty"`
+	// Name of the base model here; empty takes the one in the adapter's configuration.
+	BaseModel string `protobuf:"bytes,3,opt,name=base_model,json=baseModel,proto3" json:"base_model,omitempty"`
+	// Attached to the checkpoint.
+	UserMetadata map[string]string `protobuf:"bytes,4,rep,name=user_metadata,json=userMetadata,proto3" json:"user_metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Replace a checkpoint of the same name instead of refusing.
+	Overwrite     bool `protobuf:"varint,5,opt,name=overwrite,proto3" json:"overwrite,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -983,6 +1016,27 @@ func (x *UploadHeader) GetFiles() []*CheckpointFile {
 	return nil
 }
 
+func (x *UploadHeader) GetBaseModel() string {
+	if x != nil {
+		return x.BaseModel
+	}
+	return ""
+}
+
+func (x *UploadHeader) GetUserMetadata() map[string]string {
+	if x != nil {
+		return x.UserMetadata
+	}
+	return nil
+}
+
+func (x *UploadHeader) GetOverwrite() bool {
+	if x != nil {
+		return x.Overwrite
+	}
+	return false
+}
+
 // A piece of an uploaded file.
 type UploadPiece struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -990,7 +1044,7 @@ type UploadPiece struct {
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// Place of `data` in the file.
 	Offset int64 `protobuf:"varint,2,opt,name=offset,proto3" json:"offset,omitempty"`
-	// The piece.
+	// The piece; 1 MiB is a good size.
 	Data          []byte `protobuf:"bytes,3,opt,name=data,proto3" json:"data,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1098,7 +1152,7 @@ type ExportModelRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The adapter's checkpoint.
 	Uri string `protobuf:"bytes,1,opt,name=uri,proto3" json:"uri,omitempty"`
-	// Name of the export.
+	// Name of the export: letters, digits, ".", "_" and "-".
 	Name          string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1151,7 +1205,7 @@ func (x *ExportModelRequest) GetName() string {
 // Answer of ExportModel.
 type ExportModelResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Name under which servers find the merged model as a base model.
+	// Its name, which setting base_models of servers takes; see the method.
 	BaseModel string `protobuf:"bytes,1,opt,name=base_model,json=baseModel,proto3" json:"base_model,omitempty"`
 	// Its files.
 	Files         []*CheckpointFile `protobuf:"bytes,2,rep,name=files,proto3" json:"files,omitempty"`
@@ -1209,11 +1263,12 @@ const file_tinsmith_trainer_v1_checkpoint_service_proto_rawDesc = "" +
 	"\n" +
 	",tinsmith/trainer/v1/checkpoint_service.proto\x12\x13tinsmith.trainer.v1\x1a\x1egoogle/protobuf/duration.proto\x1a$tinsmith/trainer/v1/checkpoint.proto\"(\n" +
 	"\x14GetCheckpointRequest\x12\x10\n" +
-	"\x03uri\x18\x01 \x01(\tR\x03uri\"X\n" +
+	"\x03uri\x18\x01 \x01(\tR\x03uri\"\x9a\x01\n" +
 	"\x15GetCheckpointResponse\x12?\n" +
 	"\n" +
 	"checkpoint\x18\x01 \x01(\v2\x1f.tinsmith.trainer.v1.CheckpointR\n" +
-	"checkpoint\"\xa8\x01\n" +
+	"checkpoint\x12@\n" +
+	"\askipped\x18\x02 \x03(\v2&.tinsmith.trainer.v1.SkippedCheckpointR\askipped\"\xa8\x01\n" +
 	"\x16ListCheckpointsRequest\x12\x19\n" +
 	"\bmodel_id\x18\x01 \x01(\tR\amodelId\x127\n" +
 	"\x04kind\x18\x02 \x01(\x0e2#.tinsmith.trainer.v1.CheckpointKindR\x04kind\x12\x1b\n" +
@@ -1255,9 +1310,11 @@ const file_tinsmith_trainer_v1_checkpoint_service_proto_rawDesc = "" +
 	"\x16CopyCheckpointResponse\x12?\n" +
 	"\n" +
 	"checkpoint\x18\x01 \x01(\v2\x1f.tinsmith.trainer.v1.CheckpointR\n" +
-	"checkpoint\"-\n" +
+	"checkpoint\"Y\n" +
 	"\x19DownloadCheckpointRequest\x12\x10\n" +
-	"\x03uri\x18\x01 \x01(\tR\x03uri\"\x81\x01\n" +
+	"\x03uri\x18\x01 \x01(\tR\x03uri\x12\x12\n" +
+	"\x04file\x18\x02 \x01(\tR\x04file\x12\x16\n" +
+	"\x06offset\x18\x03 \x01(\x03R\x06offset\"\x81\x01\n" +
 	"\x1aDownloadCheckpointResponse\x127\n" +
 	"\x04file\x18\x01 \x01(\v2#.tinsmith.trainer.v1.CheckpointFileR\x04file\x12\x16\n" +
 	"\x06offset\x18\x02 \x01(\x03R\x06offset\x12\x12\n" +
@@ -1265,10 +1322,17 @@ const file_tinsmith_trainer_v1_checkpoint_service_proto_rawDesc = "" +
 	"\x17UploadCheckpointRequest\x12;\n" +
 	"\x06header\x18\x01 \x01(\v2!.tinsmith.trainer.v1.UploadHeaderH\x00R\x06header\x128\n" +
 	"\x05piece\x18\x02 \x01(\v2 .tinsmith.trainer.v1.UploadPieceH\x00R\x05pieceB\x06\n" +
-	"\x04part\"[\n" +
+	"\x04part\"\xb3\x02\n" +
 	"\fUploadHeader\x12\x10\n" +
 	"\x03uri\x18\x01 \x01(\tR\x03uri\x129\n" +
-	"\x05files\x18\x02 \x03(\v2#.tinsmith.trainer.v1.CheckpointFileR\x05files\"M\n" +
+	"\x05files\x18\x02 \x03(\v2#.tinsmith.trainer.v1.CheckpointFileR\x05files\x12\x1d\n" +
+	"\n" +
+	"base_model\x18\x03 \x01(\tR\tbaseModel\x12X\n" +
+	"\ruser_metadata\x18\x04 \x03(\v23.tinsmith.trainer.v1.UploadHeader.UserMetadataEntryR\fuserMetadata\x12\x1c\n" +
+	"\toverwrite\x18\x05 \x01(\bR\toverwrite\x1a?\n" +
+	"\x11UserMetadataEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"M\n" +
 	"\vUploadPiece\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06offset\x18\x02 \x01(\x03R\x06offset\x12\x12\n" +
@@ -1309,7 +1373,7 @@ func file_tinsmith_trainer_v1_checkpoint_service_proto_rawDescGZIP() []byte {
 	return file_tinsmith_trainer_v1_checkpoint_service_proto_rawDescData
 }
 
-var file_tinsmith_trainer_v1_checkpoint_service_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_tinsmith_trainer_v1_checkpoint_service_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_tinsmith_trainer_v1_checkpoint_service_proto_goTypes = []any{
 	(*GetCheckpointRequest)(nil),       // 0: tinsmith.trainer.v1.GetCheckpointRequest
 	(*GetCheckpointResponse)(nil),      // 1: tinsmith.trainer.v1.GetCheckpointResponse
@@ -1333,51 +1397,55 @@ var file_tinsmith_trainer_v1_checkpoint_service_proto_goTypes = []any{
 	(*UploadCheckpointResponse)(nil),   // 19: tinsmith.trainer.v1.UploadCheckpointResponse
 	(*ExportModelRequest)(nil),         // 20: tinsmith.trainer.v1.ExportModelRequest
 	(*ExportModelResponse)(nil),        // 21: tinsmith.trainer.v1.ExportModelResponse
-	(*Checkpoint)(nil),                 // 22: tinsmith.trainer.v1.Checkpoint
-	(CheckpointKind)(0),                // 23: tinsmith.trainer.v1.CheckpointKind
-	(*durationpb.Duration)(nil),        // 24: google.protobuf.Duration
-	(*CheckpointFile)(nil),             // 25: tinsmith.trainer.v1.CheckpointFile
+	nil,                                // 22: tinsmith.trainer.v1.UploadHeader.UserMetadataEntry
+	(*Checkpoint)(nil),                 // 23: tinsmith.trainer.v1.Checkpoint
+	(*SkippedCheckpoint)(nil),          // 24: tinsmith.trainer.v1.SkippedCheckpoint
+	(CheckpointKind)(0),                // 25: tinsmith.trainer.v1.CheckpointKind
+	(*durationpb.Duration)(nil),        // 26: google.protobuf.Duration
+	(*CheckpointFile)(nil),             // 27: tinsmith.trainer.v1.CheckpointFile
 }
 var file_tinsmith_trainer_v1_checkpoint_service_proto_depIdxs = []int32{
-	22, // 0: tinsmith.trainer.v1.GetCheckpointResponse.checkpoint:type_name -> tinsmith.trainer.v1.Checkpoint
-	23, // 1: tinsmith.trainer.v1.ListCheckpointsRequest.kind:type_name -> tinsmith.trainer.v1.CheckpointKind
-	22, // 2: tinsmith.trainer.v1.ListCheckpointsResponse.checkpoints:type_name -> tinsmith.trainer.v1.Checkpoint
-	22, // 3: tinsmith.trainer.v1.VerifyCheckpointResponse.checkpoint:type_name -> tinsmith.trainer.v1.Checkpoint
-	24, // 4: tinsmith.trainer.v1.SetCheckpointTtlRequest.ttl:type_name -> google.protobuf.Duration
-	22, // 5: tinsmith.trainer.v1.SetCheckpointTtlResponse.checkpoint:type_name -> tinsmith.trainer.v1.Checkpoint
-	22, // 6: tinsmith.trainer.v1.PublishCheckpointResponse.checkpoint:type_name -> tinsmith.trainer.v1.Checkpoint
-	22, // 7: tinsmith.trainer.v1.CopyCheckpointResponse.checkpoint:type_name -> tinsmith.trainer.v1.Checkpoint
-	25, // 8: tinsmith.trainer.v1.DownloadCheckpointResponse.file:type_name -> tinsmith.trainer.v1.CheckpointFile
-	17, // 9: tinsmith.trainer.v1.UploadCheckpointRequest.header:type_name -> tinsmith.trainer.v1.UploadHeader
-	18, // 10: tinsmith.trainer.v1.UploadCheckpointRequest.piece:type_name -> tinsmith.trainer.v1.UploadPiece
-	25, // 11: tinsmith.trainer.v1.UploadHeader.files:type_name -> tinsmith.trainer.v1.CheckpointFile
-	22, // 12: tinsmith.trainer.v1.UploadCheckpointResponse.checkpoint:type_name -> tinsmith.trainer.v1.Checkpoint
-	25, // 13: tinsmith.trainer.v1.ExportModelResponse.files:type_name -> tinsmith.trainer.v1.CheckpointFile
-	0,  // 14: tinsmith.trainer.v1.CheckpointService.GetCheckpoint:input_type -> tinsmith.trainer.v1.GetCheckpointRequest
-	2,  // 15: tinsmith.trainer.v1.CheckpointService.ListCheckpoints:input_type -> tinsmith.trainer.v1.ListCheckpointsRequest
-	4,  // 16: tinsmith.trainer.v1.CheckpointService.VerifyCheckpoint:input_type -> tinsmith.trainer.v1.VerifyCheckpointRequest
-	6,  // 17: tinsmith.trainer.v1.CheckpointService.DeleteCheckpoint:input_type -> tinsmith.trainer.v1.DeleteCheckpointRequest
-	8,  // 18: tinsmith.trainer.v1.CheckpointService.SetCheckpointTtl:input_type -> tinsmith.trainer.v1.SetCheckpointTtlRequest
-	10, // 19: tinsmith.trainer.v1.CheckpointService.PublishCheckpoint:input_type -> tinsmith.trainer.v1.PublishCheckpointRequest
-	12, // 20: tinsmith.trainer.v1.CheckpointService.CopyCheckpoint:input_type -> tinsmith.trainer.v1.CopyCheckpointRequest
-	14, // 21: tinsmith.trainer.v1.CheckpointService.DownloadCheckpoint:input_type -> tinsmith.trainer.v1.DownloadCheckpointRequest
-	16, // 22: tinsmith.trainer.v1.CheckpointService.UploadCheckpoint:input_type -> tinsmith.trainer.v1.UploadCheckpointRequest
-	20, // 23: tinsmith.trainer.v1.CheckpointService.ExportModel:input_type -> tinsmith.trainer.v1.ExportModelRequest
-	1,  // 24: tinsmith.trainer.v1.CheckpointService.GetCheckpoint:output_type -> tinsmith.trainer.v1.GetCheckpointResponse
-	3,  // 25: tinsmith.trainer.v1.CheckpointService.ListCheckpoints:output_type -> tinsmith.trainer.v1.ListCheckpointsResponse
-	5,  // 26: tinsmith.trainer.v1.CheckpointService.VerifyCheckpoint:output_type -> tinsmith.trainer.v1.VerifyCheckpointResponse
-	7,  // 27: tinsmith.trainer.v1.CheckpointService.DeleteCheckpoint:output_type -> tinsmith.trainer.v1.DeleteCheckpointResponse
-	9,  // 28: tinsmith.trainer.v1.CheckpointService.SetCheckpointTtl:output_type -> tinsmith.trainer.v1.SetCheckpointTtlResponse
-	11, // 29: tinsmith.trainer.v1.CheckpointService.PublishCheckpoint:output_type -> tinsmith.trainer.v1.PublishCheckpointResponse
-	13, // 30: tinsmith.trainer.v1.CheckpointService.CopyCheckpoint:output_type -> tinsmith.trainer.v1.CopyCheckpointResponse
-	15, // 31: tinsmith.trainer.v1.CheckpointService.DownloadCheckpoint:output_type -> tinsmith.trainer.v1.DownloadCheckpointResponse
-	19, // 32: tinsmith.trainer.v1.CheckpointService.UploadCheckpoint:output_type -> tinsmith.trainer.v1.UploadCheckpointResponse
-	21, // 33: tinsmith.trainer.v1.CheckpointService.ExportModel:output_type -> tinsmith.trainer.v1.ExportModelResponse
-	24, // [24:34] is the sub-list for method output_type
-	14, // [14:24] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	23, // 0: tinsmith.trainer.v1.GetCheckpointResponse.checkpoint:type_name -> tinsmith.trainer.v1.Checkpoint
+	24, // 1: tinsmith.trainer.v1.GetCheckpointResponse.skipped:type_name -> tinsmith.trainer.v1.SkippedCheckpoint
+	25, // 2: tinsmith.trainer.v1.ListCheckpointsRequest.kind:type_name -> tinsmith.trainer.v1.CheckpointKind
+	23, // 3: tinsmith.trainer.v1.ListCheckpointsResponse.checkpoints:type_name -> tinsmith.trainer.v1.Checkpoint
+	23, // 4: tinsmith.trainer.v1.VerifyCheckpointResponse.checkpoint:type_name -> tinsmith.trainer.v1.Checkpoint
+	26, // 5: tinsmith.trainer.v1.SetCheckpointTtlRequest.ttl:type_name -> google.protobuf.Duration
+	23, // 6: tinsmith.trainer.v1.SetCheckpointTtlResponse.checkpoint:type_name -> tinsmith.trainer.v1.Checkpoint
+	23, // 7: tinsmith.trainer.v1.PublishCheckpointResponse.checkpoint:type_name -> tinsmith.trainer.v1.Checkpoint
+	23, // 8: tinsmith.trainer.v1.CopyCheckpointResponse.checkpoint:type_name -> tinsmith.trainer.v1.Checkpoint
+	27, // 9: tinsmith.trainer.v1.DownloadCheckpointResponse.file:type_name -> tinsmith.trainer.v1.CheckpointFile
+	17, // 10: tinsmith.trainer.v1.UploadCheckpointRequest.header:type_name -> tinsmith.trainer.v1.UploadHeader
+	18, // 11: tinsmith.trainer.v1.UploadCheckpointRequest.piece:type_name -> tinsmith.trainer.v1.UploadPiece
+	27, // 12: tinsmith.trainer.v1.UploadHeader.files:type_name -> tinsmith.trainer.v1.CheckpointFile
+	22, // 13: tinsmith.trainer.v1.UploadHeader.user_metadata:type_name -> tinsmith.trainer.v1.UploadHeader.UserMetadataEntry
+	23, // 14: tinsmith.trainer.v1.UploadCheckpointResponse.checkpoint:type_name -> tinsmith.trainer.v1.Checkpoint
+	27, // 15: tinsmith.trainer.v1.ExportModelResponse.files:type_name -> tinsmith.trainer.v1.CheckpointFile
+	0,  // 16: tinsmith.trainer.v1.CheckpointService.GetCheckpoint:input_type -> tinsmith.trainer.v1.GetCheckpointRequest
+	2,  // 17: tinsmith.trainer.v1.CheckpointService.ListCheckpoints:input_type -> tinsmith.trainer.v1.ListCheckpointsRequest
+	4,  // 18: tinsmith.trainer.v1.CheckpointService.VerifyCheckpoint:input_type -> tinsmith.trainer.v1.VerifyCheckpointRequest
+	6,  // 19: tinsmith.trainer.v1.CheckpointService.DeleteCheckpoint:input_type -> tinsmith.trainer.v1.DeleteCheckpointRequest
+	8,  // 20: tinsmith.trainer.v1.CheckpointService.SetCheckpointTtl:input_type -> tinsmith.trainer.v1.SetCheckpointTtlRequest
+	10, // 21: tinsmith.trainer.v1.CheckpointService.PublishCheckpoint:input_type -> tinsmith.trainer.v1.PublishCheckpointRequest
+	12, // 22: tinsmith.trainer.v1.CheckpointService.CopyCheckpoint:input_type -> tinsmith.trainer.v1.CopyCheckpointRequest
+	14, // 23: tinsmith.trainer.v1.CheckpointService.DownloadCheckpoint:input_type -> tinsmith.trainer.v1.DownloadCheckpointRequest
+	16, // 24: tinsmith.trainer.v1.CheckpointService.UploadCheckpoint:input_type -> tinsmith.trainer.v1.UploadCheckpointRequest
+	20, // 25: tinsmith.trainer.v1.CheckpointService.ExportModel:input_type -> tinsmith.trainer.v1.ExportModelRequest
+	1,  // 26: tinsmith.trainer.v1.CheckpointService.GetCheckpoint:output_type -> tinsmith.trainer.v1.GetCheckpointResponse
+	3,  // 27: tinsmith.trainer.v1.CheckpointService.ListCheckpoints:output_type -> tinsmith.trainer.v1.ListCheckpointsResponse
+	5,  // 28: tinsmith.trainer.v1.CheckpointService.VerifyCheckpoint:output_type -> tinsmith.trainer.v1.VerifyCheckpointResponse
+	7,  // 29: tinsmith.trainer.v1.CheckpointService.DeleteCheckpoint:output_type -> tinsmith.trainer.v1.DeleteCheckpointResponse
+	9,  // 30: tinsmith.trainer.v1.CheckpointService.SetCheckpointTtl:output_type -> tinsmith.trainer.v1.SetCheckpointTtlResponse
+	11, // 31: tinsmith.trainer.v1.CheckpointService.PublishCheckpoint:output_type -> tinsmith.trainer.v1.PublishCheckpointResponse
+	13, // 32: tinsmith.trainer.v1.CheckpointService.CopyCheckpoint:output_type -> tinsmith.trainer.v1.CopyCheckpointResponse
+	15, // 33: tinsmith.trainer.v1.CheckpointService.DownloadCheckpoint:output_type -> tinsmith.trainer.v1.DownloadCheckpointResponse
+	19, // 34: tinsmith.trainer.v1.CheckpointService.UploadCheckpoint:output_type -> tinsmith.trainer.v1.UploadCheckpointResponse
+	21, // 35: tinsmith.trainer.v1.CheckpointService.ExportModel:output_type -> tinsmith.trainer.v1.ExportModelResponse
+	26, // [26:36] is the sub-list for method output_type
+	16, // [16:26] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_tinsmith_trainer_v1_checkpoint_service_proto_init() }
@@ -1396,7 +1464,7 @@ func file_tinsmith_trainer_v1_checkpoint_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tinsmith_trainer_v1_checkpoint_service_proto_rawDesc), len(file_tinsmith_trainer_v1_checkpoint_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   22,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -40,30 +40,69 @@ const (
 // Manages checkpoints in blob storage.
 //
 // NOT_FOUND with reason CHECKPOINT_NOT_FOUND for an unknown URI, INVALID_ARGUMENT with reason BAD_CHECKPOINT_URI for
-// one that is not "tinsmith://{model_id}/{training|sampler}/{name}".
+// one that is not "tinsmith://{model_id}/{training|sampler}/{name}", with reason RESERVED_NAME where a checkpoint would
+// be named "latest". RESOURCE_EXHAUSTED with reason STORAGE_FULL and FAILED_PRECONDITION with reason
+// STORAGE_NOT_WRITABLE from whatever writes; nothing is half-written then.
+//
+// Where API keys are asked for, checkpoints and the model ids in their URIs belong to tenants. Those of others are
+// CHECKPOINT_NOT_FOUND, but for published ones, which everybody may read; nobody writes below another's model id, which is
+// ALREADY_EXISTS with reason CHECKPOINT_EXISTS.
 type CheckpointServiceClient interface {
-	// Reads one checkpoint's manifest.
+	// Reads one checkpoint's manifest. With the name "latest" every byte is read, as in VerifyCheckpoint, and the newest
+	// checkpoint that is whole is taken: DATA_LOSS with reason NO_GOOD_CHECKPOINT when all are damaged.
 	GetCheckpoint(ctx context.Context, in *GetCheckpointRequest, opts ...grpc.CallOption) (*GetCheckpointResponse, error)
 	// Lists checkpoints, oldest first within a model.
 	ListCheckpoints(ctx context.Context, in *ListCheckpointsRequest, opts ...grpc.CallOption) (*ListCheckpointsResponse, error)
-	// Reads every byte and compares checksums. DATA_LOSS with reason CHECKPOINT_CORRUPT names the file.
+	// Reads every byte, compares checksums and looks for weights that are not finite. DATA_LOSS with reason
+	// CHECKPOINT_CORRUPT or WEIGHTS_NOT_FINITE; the metadata name the file.
 	VerifyCheckpoint(ctx context.Context, in *VerifyCheckpointRequest, opts ...grpc.CallOption) (*VerifyCheckpointResponse, error)
 	// Deletes a checkpoint. Deleting an absent one succeeds.
 	DeleteCheckpoint(ctx context.Context, in *DeleteCheckpointRequest, opts ...grpc.CallOption) (*DeleteCheckpointResponse, error)
 	// Sets or removes the time after which a checkpoint is deleted.
 	SetCheckpointTtl(ctx context.Context, in *SetCheckpointTtlRequest, opts ...grpc.CallOption) (*SetCheckpointTtlResponse, error)
-	// Lets other tenants read a checkpoint, or stops it.
+	// Lets other tenants read a checkpoint, or stops it. While it is published it does not expire.
 	PublishCheckpoint(ctx context.Context, in *PublishCheckpointRequest, opts ...grpc.CallOption) (*PublishCheckpointResponse, error)
-	// Copies a checkpoint to another model id or name.
-	CopyCheckpoint(ctx context.Context, in *CopyCheckpointRequest, opts ...grpc.CallOption) (*CopyCheckpointResponse, error)
-	// Streams a checkpoint's files, one after the other, in chunks.
-	DownloadCheckpoint(ctx context.Context, in *DownloadCheckpointRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[DownloadCheckpointResponse], error)
-	// Stores a checkpoint made elsewhere: a PEFT adapter, with or without optimizer state.
+	// Copies a checkpoint to another model id, kind or name; the copy is kept, whatever the life time of the source, and
+	// not published. A copy that is there already is the answer.
 	//
-	// The first message is the header. DATA_LOSS with reason CHECKSUM_MISMATCH when a file's checksum differs;
-	// nothing is published then.
+	// DATA_LOSS with reason CHECKPOINT_CORRUPT; ALREADY_EXISTS with reason CHECKPOINT_EXISTS when the target is another
+	// checkpoint.
+	CopyCheckpoint(ctx context.Context, in *CopyCheckpointRequest, opts ...grpc.CallOption) (*CopyCheckpointResponse, error)
+	// Streams a checkpoint's files, one after the other, in pieces of at most 1 MiB.
+	//
+	// A file is checked while it is read: DATA_LOSS with reason CHECKPOINT_CORRUPT comes behind the pieces of a damaged
+	// one, so a client trusts a file only when its own checksum agrees. A stream that broke is resumed with `file` and
+	// `offset`. INVALID_ARGUMENT with reason BAD_OFFSET for a place that is not in the file.
+	DownloadCheckpoint(ctx context.Context, in *DownloadCheckpointRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[DownloadCheckpointResponse], error)
+	// Stores a checkpoint made elsewhere: an adapter as PEFT writes it, or a checkpoint that was downloaded.
+	//
+	// The first message is the header, then come the files in its order, each piece where the one before ended. Files:
+	// "adapter_config.json" and "adapter_model.safetensors", and for a training checkpoint "optimizer.safetensors" as
+	// DownloadCheckpoint gives it. The files are stored as they came.
+	//
+	// Any LoRA on linear layers that CreateModel can adapt is taken, whatever its target_modules, layers_to_transform,
+	// alpha, use_rslora or fan_in_fan_out; its dropout does not count here. FAILED_PRECONDITION with reason
+	// ADAPTER_UNSUPPORTED, saying what, for everything else that changes the arithmetic, such as use_dora, rank_pattern,
+	// alpha_pattern, bias, modules_to_save, adapters of embeddings, initialisations that change the base model (pissa,
+	// olora, corda, loftq), or weights of the base model that differ from those that are served.
+	//
+	// INVALID_ARGUMENT with reason BAD_UPLOAD for another file name, a wrong offset, or a file that is cut short;
+	// UPLOAD_TOO_LARGE beyond the server's limit. DATA_LOSS with reason CHECKSUM_MISMATCH when a file's checksum differs,
+	// with reason WEIGHTS_NOT_FINITE when a weight is not finite, CHECKPOINT_CORRUPT when a file is not what its name says.
+	// ALREADY_EXISTS with reason CHECKPOINT_EXISTS; NOT_FOUND with reason BASE_MODEL_NOT_FOUND; FAILED_PRECONDITION with
+	// reason CHECKPOINT_MISMATCH when the optimizer's memory is that of another adapter, BACKEND_UNSUPPORTED when the
+	// trainer's backend keeps no base models. Nothing is published then, and nothing is left of it.
 	UploadCheckpoint(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[UploadCheckpointRequest, UploadCheckpointResponse], error)
-	// Writes the base model with the adapter merged in, as a Hugging Face directory in blob storage.
+	// Writes the base model with the adapter merged in, as a Hugging Face directory, in the number type that the trainer
+	// has the base model in.
+	//
+	// It lies at `name` below the trainer's setting export_root (<home>/exports unless set), published whole or not at
+	// all. Setting base_models of any server with the same home takes `name` as it takes an embedded model's; a server
+	// with another home, or with export_root set, takes the directory. The same export that is there already is the answer.
+	//
+	// ALREADY_EXISTS with reason EXPORT_EXISTS when the name is taken by another model, be it an embedded one; NOT_FOUND with reason
+	// BASE_MODEL_NOT_FOUND; DATA_LOSS with reason CHECKPOINT_CORRUPT or WEIGHTS_NOT_FINITE; FAILED_PRECONDITION with
+	// reason ADAPTER_UNSUPPORTED, CHECKPOINT_MISMATCH or BACKEND_UNSUPPORTED.
 	ExportModel(ctx context.Context, in *ExportModelRequest, opts ...grpc.CallOption) (*ExportModelResponse, error)
 }
 
@@ -194,30 +233,69 @@ func (c *checkpointServiceClient) ExportModel(ctx context.Context, in *ExportMod
 // Manages checkpoints in blob storage.
 //
 // NOT_FOUND with reason CHECKPOINT_NOT_FOUND for an unknown URI, INVALID_ARGUMENT with reason BAD_CHECKPOINT_URI for
-// one that is not "tinsmith://{model_id}/{training|sampler}/{name}".
+// one that is not "tinsmith://{model_id}/{training|sampler}/{name}", with reason RESERVED_NAME where a checkpoint would
+// be named "latest". RESOURCE_EXHAUSTED with reason STORAGE_FULL and FAILED_PRECONDITION with reason
+// STORAGE_NOT_WRITABLE from whatever writes; nothing is half-written then.
+//
+// Where API keys are asked for, checkpoints and the model ids in their URIs belong to tenants. Those of others are
+// CHECKPOINT_NOT_FOUND, but for published ones, which everybody may read; nobody writes below another's model id, which is
+// ALREADY_EXISTS with reason CHECKPOINT_EXISTS.
 type CheckpointServiceServer interface {
-	// Reads one checkpoint's manifest.
+	// Reads one checkpoint's manifest. With the name "latest" every byte is read, as in VerifyCheckpoint, and the newest
+	// checkpoint that is whole is taken: DATA_LOSS with reason NO_GOOD_CHECKPOINT when all are damaged.
 	GetCheckpoint(context.Context, *GetCheckpointRequest) (*GetCheckpointResponse, error)
 	// Lists checkpoints, oldest first within a model.
 	ListCheckpoints(context.Context, *ListCheckpointsRequest) (*ListCheckpointsResponse, error)
-	// Reads every byte and compares checksums. DATA_LOSS with reason CHECKPOINT_CORRUPT names the file.
+	// Reads every byte, compares checksums and looks for weights that are not finite. DATA_LOSS with reason
+	// CHECKPOINT_CORRUPT or WEIGHTS_NOT_FINITE; the metadata name the file.
 	VerifyCheckpoint(context.Context, *VerifyCheckpointRequest) (*VerifyCheckpointResponse, error)
 	// Deletes a checkpoint. Deleting an absent one succeeds.
 	DeleteCheckpoint(context.Context, *DeleteCheckpointRequest) (*DeleteCheckpointResponse, error)
 	// Sets or removes the time after which a checkpoint is deleted.
 	SetCheckpointTtl(context.Context, *SetCheckpointTtlRequest) (*SetCheckpointTtlResponse, error)
-	// Lets other tenants read a checkpoint, or stops it.
+	// Lets other tenants read a checkpoint, or stops it. While it is published it does not expire.
 	PublishCheckpoint(context.Context, *PublishCheckpointRequest) (*PublishCheckpointResponse, error)
-	// Copies a checkpoint to another model id or name.
-	CopyCheckpoint(context.Context, *CopyCheckpointRequest) (*CopyCheckpointResponse, error)
-	// Streams a checkpoint's files, one after the other, in chunks.
-	DownloadCheckpoint(*DownloadCheckpointRequest, grpc.ServerStreamingServer[DownloadCheckpointResponse]) error
-	// Stores a checkpoint made elsewhere: a PEFT adapter, with or without optimizer state.
+	// Copies a checkpoint to another model id, kind or name; the copy is kept, whatever the life time of the source, and
+	// not published. A copy that is there already is the answer.
 	//
-	// The first message is the header. DATA_LOSS with reason CHECKSUM_MISMATCH when a file's checksum differs;
-	// nothing is published then.
+	// DATA_LOSS with reason CHECKPOINT_CORRUPT; ALREADY_EXISTS with reason CHECKPOINT_EXISTS when the target is another
+	// checkpoint.
+	CopyCheckpoint(context.Context, *CopyCheckpointRequest) (*CopyCheckpointResponse, error)
+	// Streams a checkpoint's files, one after the other, in pieces of at most 1 MiB.
+	//
+	// A file is checked while it is read: DATA_LOSS with reason CHECKPOINT_CORRUPT comes behind the pieces of a damaged
+	// one, so a client trusts a file only when its own checksum agrees. A stream that broke is resumed with `file` and
+	// `offset`. INVALID_ARGUMENT with reason BAD_OFFSET for a place that is not in the file.
+	DownloadCheckpoint(*DownloadCheckpointRequest, grpc.ServerStreamingServer[DownloadCheckpointResponse]) error
+	// Stores a checkpoint made elsewhere: an adapter as PEFT writes it, or a checkpoint that was downloaded.
+	//
+	// The first message is the header, then come the files in its order, each piece where the one before ended. Files:
+	// "adapter_config.json" and "adapter_model.safetensors", and for a training checkpoint "optimizer.safetensors" as
+	// DownloadCheckpoint gives it. The files are stored as they came.
+	//
+	// Any LoRA on linear layers that CreateModel can adapt is taken, whatever its target_modules, layers_to_transform,
+	// alpha, use_rslora or fan_in_fan_out; its dropout does not count here. FAILED_PRECONDITION with reason
+	// ADAPTER_UNSUPPORTED, saying what, for everything else that changes the arithmetic, such as use_dora, rank_pattern,
+	// alpha_pattern, bias, modules_to_save, adapters of embeddings, initialisations that change the base model (pissa,
+	// olora, corda, loftq), or weights of the base model that differ from those that are served.
+	//
+	// INVALID_ARGUMENT with reason BAD_UPLOAD for another file name, a wrong offset, or a file that is cut short;
+	// UPLOAD_TOO_LARGE beyond the server's limit. DATA_LOSS with reason CHECKSUM_MISMATCH when a file's checksum differs,
+	// with reason WEIGHTS_NOT_FINITE when a weight is not finite, CHECKPOINT_CORRUPT when a file is not what its name says.
+	// ALREADY_EXISTS with reason CHECKPOINT_EXISTS; NOT_FOUND with reason BASE_MODEL_NOT_FOUND; FAILED_PRECONDITION with
+	// reason CHECKPOINT_MISMATCH when the optimizer's memory is that of another adapter, BACKEND_UNSUPPORTED when the
+	// trainer's backend keeps no base models. Nothing is published then, and nothing is left of it.
 	UploadCheckpoint(grpc.ClientStreamingServer[UploadCheckpointRequest, UploadCheckpointResponse]) error
-	// Writes the base model with the adapter merged in, as a Hugging Face directory in blob storage.
+	// Writes the base model with the adapter merged in, as a Hugging Face directory, in the number type that the trainer
+	// has the base model in.
+	//
+	// It lies at `name` below the trainer's setting export_root (<home>/exports unless set), published whole or not at
+	// all. Setting base_models of any server with the same home takes `name` as it takes an embedded model's; a server
+	// with another home, or with export_root set, takes the directory. The same export that is there already is the answer.
+	//
+	// ALREADY_EXISTS with reason EXPORT_EXISTS when the name is taken by another model, be it an embedded one; NOT_FOUND with reason
+	// BASE_MODEL_NOT_FOUND; DATA_LOSS with reason CHECKPOINT_CORRUPT or WEIGHTS_NOT_FINITE; FAILED_PRECONDITION with
+	// reason ADAPTER_UNSUPPORTED, CHECKPOINT_MISMATCH or BACKEND_UNSUPPORTED.
 	ExportModel(context.Context, *ExportModelRequest) (*ExportModelResponse, error)
 	mustEmbedUnimplementedCheckpointServiceServer()
 }

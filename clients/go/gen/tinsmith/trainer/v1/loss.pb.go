@@ -24,31 +24,63 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// Which penalty a regularizer applies. x is the target logprobs of a datum unless `options` say otherwise.
+// Which penalty a regularizer applies.
+//
+// A penalty is computed for each datum and summed over data, so that it is the same however a batch is cut into calls (but
+// for the draws of an interpolated gradient penalty, which go by a datum's place in its call). x are
+// the logprobs that it reads of a datum's T tokens: those of the targets, [T] or [T, K]; or, with the choice {"over":
+// "vocabulary"}, those of all tokens, [T, V]. p = exp(x). q is the reference, logprobs of x's shape: the column
+// `reference`, float32; over the vocabulary it may be sparse, where what is not stored has its `pad_value`, which may be
+// -infinity if every token that is read has an entry (BAD_TENSOR else). Penalties on distributions need K targets or the
+// vocabulary; x and q are normalised over these first.
+//
+// Choices of every kind: "over" ("targets", the default, or "vocabulary": T times V may be 2^29, BATCH_TOO_LARGE beyond) and "mask", the name of a float32 column [T]; only
+// tokens where it is not 0 are read (for example "weights" or "advantages"). Without it all tokens are, the prompt's too.
+//
+// Below, options are numbers with their defaults, choices are words, the default first. "reduction": "sum" or "mean" is over
+// the values of a datum where these are summed below (over its tokens where they are distributions).
+//
+// INVALID_ARGUMENT with reason BAD_REGULARIZER for another option or choice, for a value out of range, for a missing or
+// needless reference, for 1-D targets where distributions are needed; the metadata name the regularizer.
 type RegularizerKind int32
 
 const (
 	// Not set.
 	RegularizerKind_REGULARIZER_KIND_UNSPECIFIED RegularizerKind = 0
-	// lambda sum |x|.
+	// lambda sum |x|. Options: lambda 1. Choices: reduction; of "logprobs", "probs" (p in the place of x).
 	RegularizerKind_REGULARIZER_KIND_L1 RegularizerKind = 1
-	// lambda sum clip(x - center)^2.
+	// lambda sum clip(x - c)^2. Options: lambda 1, clip (largest |x - c|; absent: none), center 0 (c). Choices: reduction; of as
+	// L1; around "value", "mean" (c is the mean of the datum's x).
 	RegularizerKind_REGULARIZER_KIND_L2 RegularizerKind = 2
-	// lambda (a sum |x| + (1 - a) sum x^2).
+	// lambda (a sum |x| + (1 - a) sum x^2). Options: lambda 1, l1_ratio 0.5 (a, 0 to 1). Choices: reduction; of as L1.
 	RegularizerKind_REGULARIZER_KIND_ELASTIC_NET RegularizerKind = 3
-	// Entropy of the predicted distribution, maximised or minimised.
+	// Entropy H = -sum p log p of each token's distribution. Options: temperature 1 (of log_softmax(x / temperature)),
+	// normalize 0 (1 divides by the log of the number of outcomes). Choices: mode "maximize" (-H), "minimize" (H); reduction.
 	RegularizerKind_REGULARIZER_KIND_ENTROPY RegularizerKind = 4
-	// KL divergence to a reference.
+	// KL divergence. Choices: direction "forward" (KL(p|q)), "reverse" (KL(q|p)), "symmetric" (half of both); estimator
+	// "auto", "full", "k1", "k2", "k3"; reduction. Options: clip 100 (largest |log-ratio|). "full" is of distributions: sum p (log p -
+	// log q). The others are of one sampled token each, with d = x - q forward, where the tokens are sampled from p, and d = q
+	// - x reverse, where they are sampled from q: k1 = d, k2 = d^2 / 2, k3 = exp(-d) - 1 + d (Schulman 2020). They have no
+	// symmetric form. 1-D targets take k1, k2 and k3 only, "auto" is k3; distributions take "full" only, "auto" is that. The
+	// gradient is that of the value for the tokens at hand; k1's is that of sum x whatever q.
 	RegularizerKind_REGULARIZER_KIND_KL RegularizerKind = 5
-	// Jensen-Shannon divergence to a reference.
+	// Jensen-Shannon divergence KL(p|m) / 2 + KL(q|m) / 2 with m = (p + q) / 2. Choices: reduction.
 	RegularizerKind_REGULARIZER_KIND_JS RegularizerKind = 6
-	// Distance between logprobs and a paired column.
+	// Distance of x from its reference. Choices: metric "mse" (mean (x - q)^2), "l1" (mean |x - q|), "cosine" (1 - cos of the
+	// datum's x and q as vectors), "kl" (symmetric KL of distributions, mean over tokens).
 	RegularizerKind_REGULARIZER_KIND_CONSISTENCY RegularizerKind = 7
-	// Off-diagonal mass of a Gram matrix.
+	// How far from orthogonal are the rows of the datum's matrix x, which needs K targets or the vocabulary. G = X X^T. Choices:
+	// mode "soft" (sum of G_ij^2, i != j), "hard" (|G - I|^2), "spectral" ((tr G - n)^2 + soft's); axis "sequence" (a row a
+	// token), "vocabulary" (a row a target or vocabulary entry); of as L1. Options: normalize 1 (rows scaled to length 1; 0
+	// does not). At most 8192 rows: BATCH_TOO_LARGE beyond.
 	RegularizerKind_REGULARIZER_KIND_ORTHOGONALITY RegularizerKind = 8
-	// (|gradient| - target)^2.
+	// (|g| - t)^2, where g is the gradient of a function of the target logprobs by them. Choices: function "loss" (the call's),
+	// "sum" (sum x, whose g is all ones: a constant, without gradient); at "output" (at x), "interpolated" (at e x + (1 - e) q
+	// with e uniform in [0, 1], one a datum, drawn from the seed in the data's order; needs a reference). Options: target_norm
+	// 1, seed 0. Not over the vocabulary, and not of a custom loss that is no sum over data. The loss of linear losses such as
+	// cross_entropy has a constant g: a value, no gradient.
 	RegularizerKind_REGULARIZER_KIND_GRADIENT_PENALTY RegularizerKind = 9
-	// (|x| - target)^2.
+	// (|x| - t)^2, |x| the length of the datum's x as a vector. Options: target_norm 1. Choices: of as L1.
 	RegularizerKind_REGULARIZER_KIND_OUTPUT_MAGNITUDE RegularizerKind = 10
 )
 
@@ -111,11 +143,14 @@ func (RegularizerKind) EnumDescriptor() ([]byte, []int) {
 
 // The loss of a training call. All are sums over tokens, never means.
 //
+// The losses are the fields of `loss`; a request can name no other. The hosted service's "stable_reinforce" is not among
+// them: its objective is internal to that service and has no public formula.
+//
 // Below, p is the model's logprob of the target token, q the sampler's ("logprobs"), r = exp(p - q),
 // A the advantage ("advantages") and w the weight ("weights"). Required columns of `loss_inputs` are named with each.
 type LossSpec struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Which loss.
+	// Which loss. INVALID_ARGUMENT with reason UNKNOWN_LOSS, and their names in the message, when it is none of these.
 	//
 	// Types that are valid to be assigned to Loss:
 	//
@@ -127,7 +162,8 @@ type LossSpec struct {
 	//	*LossSpec_Gspo
 	//	*LossSpec_Custom
 	Loss isLossSpec_Loss `protobuf_oneof:"loss"`
-	// Terms added to the loss, in order; names are unique.
+	// Terms added to the loss, each times its weight. Names are unique: INVALID_ARGUMENT with reason BAD_REGULARIZER for two
+	// of one name, and for an option or choice that a kind does not have.
 	Regularizers  []*Regularizer `protobuf:"bytes,8,rep,name=regularizers,proto3" json:"regularizers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -294,7 +330,8 @@ func (*LossSpec_Gspo) isLossSpec_Loss() {}
 func (*LossSpec_Custom) isLossSpec_Loss() {}
 
 // -sum w p. Columns: target_tokens int64 [T], weights float32 [T]; both may be [T, K] for soft targets, and weights
-// may be sparse: -sum_n sum_k w_nk p_n(target_nk).
+// may be sparse: -sum_n sum_k w_nk p_n(target_nk). A sparse column is unpacked to its T x K values, of which a column may
+// have 2^26: BATCH_TOO_LARGE beyond.
 type CrossEntropyLoss struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -584,12 +621,25 @@ func (x *GspoLoss) GetClipHigh() float64 {
 }
 
 // A loss given as a graph of operations, rebuilt from an allow-list on the server; nothing else of it is executed.
+//
+// Columns: target_tokens int64 [T] or [T, K], and those that "input" nodes name. Every token counts; weigh with a column.
+// INVALID_ARGUMENT with reason OPERATION_NOT_ALLOWED for an operation that `LossNode` does not list; with reason
+// BAD_LOSS_GRAPH, and the node's name in the metadata, for a name given twice, an argument that is no earlier node (so that
+// there are no cycles), a wrong number of arguments, an unknown or missing option, shapes that do not fit, a constant that
+// is not finite, a result that is not a scalar; with reason BATCH_TOO_LARGE when nodes times values are more than 2^28.
+//
+// Where the graph is a sum over data of terms that each read one datum, the loss is computed in micro-batches like any
+// other. Else (a mean over all, data compared with each other, a function of a sum) the model is read twice: once for the
+// logprobs of the whole call, once for its gradients.
 type CustomLoss struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Operations in topological order; the last one's value is the loss, a scalar.
+	// Operations, each after those it refers to. A name is unique.
 	Nodes []*LossNode `protobuf:"bytes,1,rep,name=nodes,proto3" json:"nodes,omitempty"`
-	// Columns of `loss_inputs` that the graph reads, besides "logprobs" of the model.
-	Inputs        []string `protobuf:"bytes,2,rep,name=inputs,proto3" json:"inputs,omitempty"`
+	// Node that is the loss, a scalar. Empty: the last one.
+	Result string `protobuf:"bytes,2,opt,name=result,proto3" json:"result,omitempty"`
+	// Metrics of the answer by name and reduction, and the node that each is made of: {"accuracy:mean": "is_right"}. The
+	// reductions are sum, mean, min and max over the node's values. "loss:sum" is taken.
+	Metrics       map[string]string `protobuf:"bytes,3,rep,name=metrics,proto3" json:"metrics,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -631,26 +681,77 @@ func (x *CustomLoss) GetNodes() []*LossNode {
 	return nil
 }
 
-func (x *CustomLoss) GetInputs() []string {
+func (x *CustomLoss) GetResult() string {
 	if x != nil {
-		return x.Inputs
+		return x.Result
+	}
+	return ""
+}
+
+func (x *CustomLoss) GetMetrics() map[string]string {
+	if x != nil {
+		return x.Metrics
 	}
 	return nil
 }
 
-// One operation of a custom loss. INVALID_ARGUMENT with reason OPERATION_NOT_ALLOWED for an unknown one.
+// One operation of a custom loss.
+//
+// A value is a scalar; or has one number a datum, "[D]"; one a token, "[T]"; or K a token, "[T, K]". Where an operation
+// takes several values, they are of one shape, or scalars, or [T] beside [T, K], where a token's number is repeated for
+// its K targets. [D] meets tokens by "to_tokens" only. Comparisons give 1 or 0. Gradients are those that torch defines.
+//
+// Sources, without arguments:
+//
+//	logprobs            the model's logprobs of target_tokens, [T] or [T, K] as these are
+//	input               the column `column` of `loss_inputs`, int64, int32 or float32, [T] or [T, K]
+//	input_by_datum      the column `column`, of which each datum has one value; [D]
+//	constant            `constant`, of one finite element; a scalar
+//
+// Number by number, any shape:
+//
+//	add sub mul div     a + b, a - b, a b, a / b
+//	minimum maximum     of two; both get half of the gradient where they are equal
+//	lt le gt ge eq ne   comparisons of two; no gradient
+//	where               b where a is not 0, c elsewhere; arguments a, b, c
+//	neg abs square sqrt exp expm1 log log1p sigmoid log_sigmoid softplus tanh relu     of one
+//	pow                 a to the power of option "exponent"
+//	clamp               a between options "min" and "max", of which one may be left out
+//	detach              a, without gradient
+//
+// Over the K targets of a token:
+//
+//	sum_over_targets mean_over_targets max_over_targets logsumexp     [T, K] -> [T]
+//	softmax log_softmax                                               [T, K] -> [T, K]
+//
+// Over the tokens of a datum:
+//
+//	sum_by_datum mean_by_datum min_by_datum max_by_datum     [T] -> [D]
+//	cumsum_by_datum     sums up to and with each token; with option "reverse" 1 from it to the end; [T] -> [T]
+//	to_tokens           each datum's number for all its tokens; [D] -> [T]
+//
+// Between data:
+//
+//	gather_data         for each datum the number of another; arguments a [D] and an "input_by_datum" node of integers, the
+//	                    places of the others in the call; [D] -> [D]
+//
+// Over all values of the call:
+//
+//	sum mean min max    any shape -> scalar
 type LossNode struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Name that later nodes refer to.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// Operation, for example "mul", "exp", "clamp", "sum", "input", "constant".
+	// Operation, one of those above.
 	Operation string `protobuf:"bytes,2,opt,name=operation,proto3" json:"operation,omitempty"`
 	// Names of earlier nodes, in argument order.
 	Arguments []string `protobuf:"bytes,3,rep,name=arguments,proto3" json:"arguments,omitempty"`
 	// Named numeric options, for example {"min": -1}.
 	Options map[string]float64 `protobuf:"bytes,4,rep,name=options,proto3" json:"options,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"fixed64,2,opt,name=value"`
 	// Value of a "constant".
-	Constant      *v1.Tensor `protobuf:"bytes,5,opt,name=constant,proto3" json:"constant,omitempty"`
+	Constant *v1.Tensor `protobuf:"bytes,5,opt,name=constant,proto3" json:"constant,omitempty"`
+	// Column that an "input" or "input_by_datum" reads.
+	Column        string `protobuf:"bytes,6,opt,name=column,proto3" json:"column,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -720,14 +821,21 @@ func (x *LossNode) GetConstant() *v1.Tensor {
 	return nil
 }
 
+func (x *LossNode) GetColumn() string {
+	if x != nil {
+		return x.Column
+	}
+	return ""
+}
+
 // weight times a penalty, added to the loss.
 type Regularizer struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Name in the answer's metrics; unique in its call.
+	// Name in the answer; unique in its call.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// The penalty.
 	Kind RegularizerKind `protobuf:"varint,2,opt,name=kind,proto3,enum=tinsmith.trainer.v1.RegularizerKind" json:"kind,omitempty"`
-	// Factor; 0 switches the term off.
+	// Factor. 0 switches the term off: the gradients are those without it, bit for bit; its value is still reported.
 	Weight float64 `protobuf:"fixed64,3,opt,name=weight,proto3" json:"weight,omitempty"`
 	// Numeric options of the kind, for example {"l1_ratio": 0.5}.
 	Options map[string]float64 `protobuf:"bytes,4,rep,name=options,proto3" json:"options,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"fixed64,2,opt,name=value"`
@@ -816,16 +924,19 @@ type RegularizerReport struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Its name.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// Value before weighting.
+	// Value before weighting, summed over data.
 	Value float64 `protobuf:"fixed64,2,opt,name=value,proto3" json:"value,omitempty"`
 	// Value times weight.
 	Contribution float64 `protobuf:"fixed64,3,opt,name=contribution,proto3" json:"contribution,omitempty"`
-	// Norm of its gradient with respect to the logprobs; absent when it has none.
+	// Euclidean norm of the value's gradient by the logprobs that it reads; times weight it is that of the contribution.
+	// Absent when it has none: from Forward, and where the value is constant.
 	LogprobGradNorm *float64 `protobuf:"fixed64,4,opt,name=logprob_grad_norm,json=logprobGradNorm,proto3,oneof" json:"logprob_grad_norm,omitempty"`
-	// Norm of its gradient with respect to the parameters; absent when not asked for.
+	// Norm of the value's gradient by the adapter's parameters. Absent when not asked for, or where the value is constant.
 	ParameterGradNorm *float64 `protobuf:"fixed64,5,opt,name=parameter_grad_norm,json=parameterGradNorm,proto3,oneof" json:"parameter_grad_norm,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// The weight of the request.
+	Weight        float64 `protobuf:"fixed64,6,opt,name=weight,proto3" json:"weight,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RegularizerReport) Reset() {
@@ -893,6 +1004,13 @@ func (x *RegularizerReport) GetParameterGradNorm() float64 {
 	return 0
 }
 
+func (x *RegularizerReport) GetWeight() float64 {
+	if x != nil {
+		return x.Weight
+	}
+	return 0
+}
+
 var File_tinsmith_trainer_v1_loss_proto protoreflect.FileDescriptor
 
 const file_tinsmith_trainer_v1_loss_proto_rawDesc = "" +
@@ -930,17 +1048,22 @@ const file_tinsmith_trainer_v1_loss_proto_rawDesc = "" +
 	"\tclip_high\x18\x02 \x01(\x01H\x01R\bclipHigh\x88\x01\x01B\v\n" +
 	"\t_clip_lowB\f\n" +
 	"\n" +
-	"_clip_high\"Y\n" +
+	"_clip_high\"\xdd\x01\n" +
 	"\n" +
 	"CustomLoss\x123\n" +
 	"\x05nodes\x18\x01 \x03(\v2\x1d.tinsmith.trainer.v1.LossNodeR\x05nodes\x12\x16\n" +
-	"\x06inputs\x18\x02 \x03(\tR\x06inputs\"\x93\x02\n" +
+	"\x06result\x18\x02 \x01(\tR\x06result\x12F\n" +
+	"\ametrics\x18\x03 \x03(\v2,.tinsmith.trainer.v1.CustomLoss.MetricsEntryR\ametrics\x1a:\n" +
+	"\fMetricsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xab\x02\n" +
 	"\bLossNode\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
 	"\toperation\x18\x02 \x01(\tR\toperation\x12\x1c\n" +
 	"\targuments\x18\x03 \x03(\tR\targuments\x12D\n" +
 	"\aoptions\x18\x04 \x03(\v2*.tinsmith.trainer.v1.LossNode.OptionsEntryR\aoptions\x125\n" +
-	"\bconstant\x18\x05 \x01(\v2\x19.tinsmith.types.v1.TensorR\bconstant\x1a:\n" +
+	"\bconstant\x18\x05 \x01(\v2\x19.tinsmith.types.v1.TensorR\bconstant\x12\x16\n" +
+	"\x06column\x18\x06 \x01(\tR\x06column\x1a:\n" +
 	"\fOptionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x01R\x05value:\x028\x01\"\x9b\x03\n" +
@@ -956,13 +1079,14 @@ const file_tinsmith_trainer_v1_loss_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\x01R\x05value:\x028\x01\x1a:\n" +
 	"\fChoicesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xf5\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x8d\x02\n" +
 	"\x11RegularizerReport\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x01R\x05value\x12\"\n" +
 	"\fcontribution\x18\x03 \x01(\x01R\fcontribution\x12/\n" +
 	"\x11logprob_grad_norm\x18\x04 \x01(\x01H\x00R\x0flogprobGradNorm\x88\x01\x01\x123\n" +
-	"\x13parameter_grad_norm\x18\x05 \x01(\x01H\x01R\x11parameterGradNorm\x88\x01\x01B\x14\n" +
+	"\x13parameter_grad_norm\x18\x05 \x01(\x01H\x01R\x11parameterGradNorm\x88\x01\x01\x12\x16\n" +
+	"\x06weight\x18\x06 \x01(\x01R\x06weightB\x14\n" +
 	"\x12_logprob_grad_normB\x16\n" +
 	"\x14_parameter_grad_norm*\xeb\x02\n" +
 	"\x0fRegularizerKind\x12 \n" +
@@ -993,7 +1117,7 @@ func file_tinsmith_trainer_v1_loss_proto_rawDescGZIP() []byte {
 }
 
 var file_tinsmith_trainer_v1_loss_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_tinsmith_trainer_v1_loss_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_tinsmith_trainer_v1_loss_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_tinsmith_trainer_v1_loss_proto_goTypes = []any{
 	(RegularizerKind)(0),           // 0: tinsmith.trainer.v1.RegularizerKind
 	(*LossSpec)(nil),               // 1: tinsmith.trainer.v1.LossSpec
@@ -1007,10 +1131,11 @@ var file_tinsmith_trainer_v1_loss_proto_goTypes = []any{
 	(*LossNode)(nil),               // 9: tinsmith.trainer.v1.LossNode
 	(*Regularizer)(nil),            // 10: tinsmith.trainer.v1.Regularizer
 	(*RegularizerReport)(nil),      // 11: tinsmith.trainer.v1.RegularizerReport
-	nil,                            // 12: tinsmith.trainer.v1.LossNode.OptionsEntry
-	nil,                            // 13: tinsmith.trainer.v1.Regularizer.OptionsEntry
-	nil,                            // 14: tinsmith.trainer.v1.Regularizer.ChoicesEntry
-	(*v1.Tensor)(nil),              // 15: tinsmith.types.v1.Tensor
+	nil,                            // 12: tinsmith.trainer.v1.CustomLoss.MetricsEntry
+	nil,                            // 13: tinsmith.trainer.v1.LossNode.OptionsEntry
+	nil,                            // 14: tinsmith.trainer.v1.Regularizer.OptionsEntry
+	nil,                            // 15: tinsmith.trainer.v1.Regularizer.ChoicesEntry
+	(*v1.Tensor)(nil),              // 16: tinsmith.types.v1.Tensor
 }
 var file_tinsmith_trainer_v1_loss_proto_depIdxs = []int32{
 	2,  // 0: tinsmith.trainer.v1.LossSpec.cross_entropy:type_name -> tinsmith.trainer.v1.CrossEntropyLoss
@@ -1022,16 +1147,17 @@ var file_tinsmith_trainer_v1_loss_proto_depIdxs = []int32{
 	8,  // 6: tinsmith.trainer.v1.LossSpec.custom:type_name -> tinsmith.trainer.v1.CustomLoss
 	10, // 7: tinsmith.trainer.v1.LossSpec.regularizers:type_name -> tinsmith.trainer.v1.Regularizer
 	9,  // 8: tinsmith.trainer.v1.CustomLoss.nodes:type_name -> tinsmith.trainer.v1.LossNode
-	12, // 9: tinsmith.trainer.v1.LossNode.options:type_name -> tinsmith.trainer.v1.LossNode.OptionsEntry
-	15, // 10: tinsmith.trainer.v1.LossNode.constant:type_name -> tinsmith.types.v1.Tensor
-	0,  // 11: tinsmith.trainer.v1.Regularizer.kind:type_name -> tinsmith.trainer.v1.RegularizerKind
-	13, // 12: tinsmith.trainer.v1.Regularizer.options:type_name -> tinsmith.trainer.v1.Regularizer.OptionsEntry
-	14, // 13: tinsmith.trainer.v1.Regularizer.choices:type_name -> tinsmith.trainer.v1.Regularizer.ChoicesEntry
-	14, // [14:14] is the sub-list for method output_type
-	14, // [14:14] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	12, // 9: tinsmith.trainer.v1.CustomLoss.metrics:type_name -> tinsmith.trainer.v1.CustomLoss.MetricsEntry
+	13, // 10: tinsmith.trainer.v1.LossNode.options:type_name -> tinsmith.trainer.v1.LossNode.OptionsEntry
+	16, // 11: tinsmith.trainer.v1.LossNode.constant:type_name -> tinsmith.types.v1.Tensor
+	0,  // 12: tinsmith.trainer.v1.Regularizer.kind:type_name -> tinsmith.trainer.v1.RegularizerKind
+	14, // 13: tinsmith.trainer.v1.Regularizer.options:type_name -> tinsmith.trainer.v1.Regularizer.OptionsEntry
+	15, // 14: tinsmith.trainer.v1.Regularizer.choices:type_name -> tinsmith.trainer.v1.Regularizer.ChoicesEntry
+	15, // [15:15] is the sub-list for method output_type
+	15, // [15:15] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_tinsmith_trainer_v1_loss_proto_init() }
@@ -1059,7 +1185,7 @@ func file_tinsmith_trainer_v1_loss_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tinsmith_trainer_v1_loss_proto_rawDesc), len(file_tinsmith_trainer_v1_loss_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   14,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

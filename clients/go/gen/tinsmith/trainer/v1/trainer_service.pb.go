@@ -26,7 +26,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// A model in memory.
+// A model.
 type Model struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Its id.
@@ -45,10 +45,12 @@ type Model struct {
 	LastUseTime *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=last_use_time,json=lastUseTime,proto3" json:"last_use_time,omitempty"`
 	// What the creator attached.
 	UserMetadata map[string]string `protobuf:"bytes,8,rep,name=user_metadata,json=userMetadata,proto3" json:"user_metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	// Number of trainable parameters.
+	// Number of trainable parameters; 0 when the backend does not tell.
 	TrainableParameters int64 `protobuf:"varint,9,opt,name=trainable_parameters,json=trainableParameters,proto3" json:"trainable_parameters,omitempty"`
-	unknownFields       protoimpl.UnknownFields
-	sizeCache           protoimpl.SizeCache
+	// Whether it lies in storage; its next call brings it back.
+	Parked        bool `protobuf:"varint,10,opt,name=parked,proto3" json:"parked,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Model) Reset() {
@@ -144,6 +146,13 @@ func (x *Model) GetTrainableParameters() int64 {
 	return 0
 }
 
+func (x *Model) GetParked() bool {
+	if x != nil {
+		return x.Parked
+	}
+	return false
+}
+
 // Request of CreateModel.
 type CreateModelRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -156,16 +165,19 @@ type CreateModelRequest struct {
 	BaseModel string `protobuf:"bytes,3,opt,name=base_model,json=baseModel,proto3" json:"base_model,omitempty"`
 	// The adapter; ignored when `checkpoint_uri` is given.
 	Lora *v1.LoraConfig `protobuf:"bytes,4,opt,name=lora,proto3" json:"lora,omitempty"`
-	// Start from this checkpoint; empty starts fresh.
+	// Start from this checkpoint, its name may be "latest"; empty starts fresh.
 	CheckpointUri string `protobuf:"bytes,5,opt,name=checkpoint_uri,json=checkpointUri,proto3" json:"checkpoint_uri,omitempty"`
 	// With a checkpoint: also restore the optimizer and the step.
 	LoadOptimizer bool `protobuf:"varint,6,opt,name=load_optimizer,json=loadOptimizer,proto3" json:"load_optimizer,omitempty"`
 	// Attached to the model and its checkpoints.
 	UserMetadata map[string]string `protobuf:"bytes,7,rep,name=user_metadata,json=userMetadata,proto3" json:"user_metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	// Release the model when it was neither used nor kept alive for this long. Absent: the server's setting.
-	IdleTimeout   *durationpb.Duration `protobuf:"bytes,8,opt,name=idle_timeout,json=idleTimeout,proto3" json:"idle_timeout,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// Park the model when it was not used for this long. Absent: the server's setting.
+	IdleTimeout *durationpb.Duration `protobuf:"bytes,8,opt,name=idle_timeout,json=idleTimeout,proto3" json:"idle_timeout,omitempty"`
+	// Release the model when it was neither used nor named in a Heartbeat for this long. Absent: the server's setting,
+	// which is never unless its operator says otherwise.
+	HeartbeatTimeout *durationpb.Duration `protobuf:"bytes,9,opt,name=heartbeat_timeout,json=heartbeatTimeout,proto3" json:"heartbeat_timeout,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *CreateModelRequest) Reset() {
@@ -254,11 +266,22 @@ func (x *CreateModelRequest) GetIdleTimeout() *durationpb.Duration {
 	return nil
 }
 
+func (x *CreateModelRequest) GetHeartbeatTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.HeartbeatTimeout
+	}
+	return nil
+}
+
 // Answer of CreateModel.
 type CreateModelResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The model.
-	Model         *Model `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
+	Model *Model `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
+	// The checkpoint that it starts from; absent when it starts fresh.
+	RestoredFrom *Checkpoint `protobuf:"bytes,2,opt,name=restored_from,json=restoredFrom,proto3" json:"restored_from,omitempty"`
+	// With "latest": newer ones that are damaged, newest first.
+	Skipped       []*SkippedCheckpoint `protobuf:"bytes,3,rep,name=skipped,proto3" json:"skipped,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -296,6 +319,20 @@ func (*CreateModelResponse) Descriptor() ([]byte, []int) {
 func (x *CreateModelResponse) GetModel() *Model {
 	if x != nil {
 		return x.Model
+	}
+	return nil
+}
+
+func (x *CreateModelResponse) GetRestoredFrom() *Checkpoint {
+	if x != nil {
+		return x.RestoredFrom
+	}
+	return nil
+}
+
+func (x *CreateModelResponse) GetSkipped() []*SkippedCheckpoint {
+	if x != nil {
+		return x.Skipped
 	}
 	return nil
 }
@@ -652,7 +689,7 @@ func (x *HeartbeatRequest) GetModelIds() []string {
 // Answer of Heartbeat.
 type HeartbeatResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Those that are not in memory.
+	// Those that the trainer does not have.
 	UnknownModelIds []string `protobuf:"bytes,1,rep,name=unknown_model_ids,json=unknownModelIds,proto3" json:"unknown_model_ids,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
@@ -823,8 +860,10 @@ type ForwardResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Logprobs of the targets: float32, one row an example; inner_shape [K] for K targets a token.
 	Logprobs *v1.RaggedTensor `protobuf:"bytes,1,opt,name=logprobs,proto3" json:"logprobs,omitempty"`
-	// By name and reduction: always "loss:sum"; others as "name:mean", "name:max", ...
-	Metrics       map[string]float64 `protobuf:"bytes,2,rep,name=metrics,proto3" json:"metrics,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"fixed64,2,opt,name=value"`
+	// By name and reduction: always "loss:sum"; others as "name:mean", "name:max", ... As in ForwardBackwardResponse.
+	Metrics map[string]float64 `protobuf:"bytes,2,rep,name=metrics,proto3" json:"metrics,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"fixed64,2,opt,name=value"`
+	// Value of each regularizer, in the request's order.
+	Regularizers  []*RegularizerReport `protobuf:"bytes,3,rep,name=regularizers,proto3" json:"regularizers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -873,6 +912,13 @@ func (x *ForwardResponse) GetMetrics() map[string]float64 {
 	return nil
 }
 
+func (x *ForwardResponse) GetRegularizers() []*RegularizerReport {
+	if x != nil {
+		return x.Regularizers
+	}
+	return nil
+}
+
 // Request of ForwardBackward.
 type ForwardBackwardRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -892,9 +938,12 @@ type ForwardBackwardRequest struct {
 	//	*ForwardBackwardRequest_List
 	Data isForwardBackwardRequest_Data `protobuf_oneof:"data"`
 	// Leave the logprobs out of the answer.
-	OmitLogprobs  bool `protobuf:"varint,7,opt,name=omit_logprobs,json=omitLogprobs,proto3" json:"omit_logprobs,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	OmitLogprobs bool `protobuf:"varint,7,opt,name=omit_logprobs,json=omitLogprobs,proto3" json:"omit_logprobs,omitempty"`
+	// Also answer the norms of the gradients by the adapter's parameters, of the loss and of each regularizer apart. Costs a
+	// forward and a backward pass for each of them.
+	ParameterGradNorms bool `protobuf:"varint,8,opt,name=parameter_grad_norms,json=parameterGradNorms,proto3" json:"parameter_grad_norms,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *ForwardBackwardRequest) Reset() {
@@ -987,6 +1036,13 @@ func (x *ForwardBackwardRequest) GetOmitLogprobs() bool {
 	return false
 }
 
+func (x *ForwardBackwardRequest) GetParameterGradNorms() bool {
+	if x != nil {
+		return x.ParameterGradNorms
+	}
+	return false
+}
+
 type isForwardBackwardRequest_Data interface {
 	isForwardBackwardRequest_Data()
 }
@@ -1010,7 +1066,11 @@ type ForwardBackwardResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Logprobs of the targets before the update: float32, one row an example; empty if left out.
 	Logprobs *v1.RaggedTensor `protobuf:"bytes,1,opt,name=logprobs,proto3" json:"logprobs,omitempty"`
-	// By name and reduction: always "loss:sum"; others as "name:mean", "name:max", ...
+	// By name and reduction: always "loss:sum"; others as "name:mean", "name:max", ... With regularizers "loss:sum" is the sum
+	// of "base:sum", the loss alone, and "regularizer_total:sum"; "logprob_grad_norm_base:mean" and
+	// "logprob_grad_norm_total:mean" are the norms of the gradients by the logprobs that are read, of the loss alone and of the
+	// sum. Likewise "parameter_grad_norm_base:mean" and "parameter_grad_norm_total:mean", where asked for, by the adapter's
+	// parameters and of this call alone.
 	Metrics map[string]float64 `protobuf:"bytes,2,rep,name=metrics,proto3" json:"metrics,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"fixed64,2,opt,name=value"`
 	// What each regularizer contributed, in the request's order.
 	Regularizers  []*RegularizerReport `protobuf:"bytes,3,rep,name=regularizers,proto3" json:"regularizers,omitempty"`
@@ -1434,7 +1494,7 @@ type LoadStateRequest struct {
 	SeqId int64 `protobuf:"varint,2,opt,name=seq_id,json=seqId,proto3" json:"seq_id,omitempty"`
 	// Identifies the call when it has no seq_id.
 	RequestId string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	// The checkpoint.
+	// The checkpoint; its name may be "latest".
 	CheckpointUri string `protobuf:"bytes,4,opt,name=checkpoint_uri,json=checkpointUri,proto3" json:"checkpoint_uri,omitempty"`
 	// Also restore the optimizer and the step.
 	LoadOptimizer bool `protobuf:"varint,5,opt,name=load_optimizer,json=loadOptimizer,proto3" json:"load_optimizer,omitempty"`
@@ -1511,7 +1571,11 @@ func (x *LoadStateRequest) GetLoadOptimizer() bool {
 type LoadStateResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The model as it is now.
-	Model         *Model `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
+	Model *Model `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
+	// The checkpoint that was loaded.
+	RestoredFrom *Checkpoint `protobuf:"bytes,2,opt,name=restored_from,json=restoredFrom,proto3" json:"restored_from,omitempty"`
+	// With "latest": newer ones that are damaged, newest first.
+	Skipped       []*SkippedCheckpoint `protobuf:"bytes,3,rep,name=skipped,proto3" json:"skipped,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1553,6 +1617,20 @@ func (x *LoadStateResponse) GetModel() *Model {
 	return nil
 }
 
+func (x *LoadStateResponse) GetRestoredFrom() *Checkpoint {
+	if x != nil {
+		return x.RestoredFrom
+	}
+	return nil
+}
+
+func (x *LoadStateResponse) GetSkipped() []*SkippedCheckpoint {
+	if x != nil {
+		return x.Skipped
+	}
+	return nil
+}
+
 // Request of SaveForSampler.
 type SaveForSamplerRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1562,8 +1640,8 @@ type SaveForSamplerRequest struct {
 	SeqId int64 `protobuf:"varint,2,opt,name=seq_id,json=seqId,proto3" json:"seq_id,omitempty"`
 	// Identifies the call when it has no seq_id.
 	RequestId string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	// Name of the weights. Empty makes ephemeral weights: only the newest few of a model are kept, and they need not
-	// survive a power failure.
+	// Name of the weights. Empty makes ephemeral weights: only the newest few of a model are kept, for a day after the
+	// model is gone, and they need not survive a power failure.
 	Name string `protobuf:"bytes,4,opt,name=name,proto3" json:"name,omitempty"`
 	// Delete them after this long. Absent: keep.
 	Ttl *durationpb.Duration `protobuf:"bytes,5,opt,name=ttl,proto3" json:"ttl,omitempty"`
@@ -1906,7 +1984,7 @@ var File_tinsmith_trainer_v1_trainer_service_proto protoreflect.FileDescriptor
 
 const file_tinsmith_trainer_v1_trainer_service_proto_rawDesc = "" +
 	"\n" +
-	")tinsmith/trainer/v1/trainer_service.proto\x12\x13tinsmith.trainer.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a$tinsmith/trainer/v1/checkpoint.proto\x1a\x1etinsmith/trainer/v1/loss.proto\x1a\x1ctinsmith/types/v1/data.proto\x1a\x1dtinsmith/types/v1/model.proto\x1a\x1dtinsmith/types/v1/queue.proto\x1a\x1etinsmith/types/v1/tensor.proto\"\xec\x03\n" +
+	")tinsmith/trainer/v1/trainer_service.proto\x12\x13tinsmith.trainer.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a$tinsmith/trainer/v1/checkpoint.proto\x1a\x1etinsmith/trainer/v1/loss.proto\x1a\x1ctinsmith/types/v1/data.proto\x1a\x1dtinsmith/types/v1/model.proto\x1a\x1dtinsmith/types/v1/queue.proto\x1a\x1etinsmith/types/v1/tensor.proto\"\x84\x04\n" +
 	"\x05Model\x12\x19\n" +
 	"\bmodel_id\x18\x01 \x01(\tR\amodelId\x12\x1d\n" +
 	"\n" +
@@ -1918,10 +1996,12 @@ const file_tinsmith_trainer_v1_trainer_service_proto_rawDesc = "" +
 	"createTime\x12>\n" +
 	"\rlast_use_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\vlastUseTime\x12Q\n" +
 	"\ruser_metadata\x18\b \x03(\v2,.tinsmith.trainer.v1.Model.UserMetadataEntryR\fuserMetadata\x121\n" +
-	"\x14trainable_parameters\x18\t \x01(\x03R\x13trainableParameters\x1a?\n" +
+	"\x14trainable_parameters\x18\t \x01(\x03R\x13trainableParameters\x12\x16\n" +
+	"\x06parked\x18\n" +
+	" \x01(\bR\x06parked\x1a?\n" +
 	"\x11UserMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xcd\x03\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x95\x04\n" +
 	"\x12CreateModelRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x19\n" +
@@ -1932,12 +2012,15 @@ const file_tinsmith_trainer_v1_trainer_service_proto_rawDesc = "" +
 	"\x0echeckpoint_uri\x18\x05 \x01(\tR\rcheckpointUri\x12%\n" +
 	"\x0eload_optimizer\x18\x06 \x01(\bR\rloadOptimizer\x12^\n" +
 	"\ruser_metadata\x18\a \x03(\v29.tinsmith.trainer.v1.CreateModelRequest.UserMetadataEntryR\fuserMetadata\x12<\n" +
-	"\fidle_timeout\x18\b \x01(\v2\x19.google.protobuf.DurationR\vidleTimeout\x1a?\n" +
+	"\fidle_timeout\x18\b \x01(\v2\x19.google.protobuf.DurationR\vidleTimeout\x12F\n" +
+	"\x11heartbeat_timeout\x18\t \x01(\v2\x19.google.protobuf.DurationR\x10heartbeatTimeout\x1a?\n" +
 	"\x11UserMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"G\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xcf\x01\n" +
 	"\x13CreateModelResponse\x120\n" +
-	"\x05model\x18\x01 \x01(\v2\x1a.tinsmith.trainer.v1.ModelR\x05model\",\n" +
+	"\x05model\x18\x01 \x01(\v2\x1a.tinsmith.trainer.v1.ModelR\x05model\x12D\n" +
+	"\rrestored_from\x18\x02 \x01(\v2\x1f.tinsmith.trainer.v1.CheckpointR\frestoredFrom\x12@\n" +
+	"\askipped\x18\x03 \x03(\v2&.tinsmith.trainer.v1.SkippedCheckpointR\askipped\",\n" +
 	"\x0fGetModelRequest\x12\x19\n" +
 	"\bmodel_id\x18\x01 \x01(\tR\amodelId\"D\n" +
 	"\x10GetModelResponse\x120\n" +
@@ -1967,13 +2050,14 @@ const file_tinsmith_trainer_v1_trainer_service_proto_rawDesc = "" +
 	"\x04loss\x18\x04 \x01(\v2\x1d.tinsmith.trainer.v1.LossSpecR\x04loss\x125\n" +
 	"\x05batch\x18\x05 \x01(\v2\x1d.tinsmith.types.v1.DatumBatchH\x00R\x05batch\x122\n" +
 	"\x04list\x18\x06 \x01(\v2\x1c.tinsmith.types.v1.DatumListH\x00R\x04listB\x06\n" +
-	"\x04data\"\xd7\x01\n" +
+	"\x04data\"\xa3\x02\n" +
 	"\x0fForwardResponse\x12;\n" +
 	"\blogprobs\x18\x01 \x01(\v2\x1f.tinsmith.types.v1.RaggedTensorR\blogprobs\x12K\n" +
-	"\ametrics\x18\x02 \x03(\v21.tinsmith.trainer.v1.ForwardResponse.MetricsEntryR\ametrics\x1a:\n" +
+	"\ametrics\x18\x02 \x03(\v21.tinsmith.trainer.v1.ForwardResponse.MetricsEntryR\ametrics\x12J\n" +
+	"\fregularizers\x18\x03 \x03(\v2&.tinsmith.trainer.v1.RegularizerReportR\fregularizers\x1a:\n" +
 	"\fMetricsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x01R\x05value:\x028\x01\"\xb4\x02\n" +
+	"\x05value\x18\x02 \x01(\x01R\x05value:\x028\x01\"\xe6\x02\n" +
 	"\x16ForwardBackwardRequest\x12\x19\n" +
 	"\bmodel_id\x18\x01 \x01(\tR\amodelId\x12\x15\n" +
 	"\x06seq_id\x18\x02 \x01(\x03R\x05seqId\x12\x1d\n" +
@@ -1982,7 +2066,8 @@ const file_tinsmith_trainer_v1_trainer_service_proto_rawDesc = "" +
 	"\x04loss\x18\x04 \x01(\v2\x1d.tinsmith.trainer.v1.LossSpecR\x04loss\x125\n" +
 	"\x05batch\x18\x05 \x01(\v2\x1d.tinsmith.types.v1.DatumBatchH\x00R\x05batch\x122\n" +
 	"\x04list\x18\x06 \x01(\v2\x1c.tinsmith.types.v1.DatumListH\x00R\x04list\x12#\n" +
-	"\romit_logprobs\x18\a \x01(\bR\fomitLogprobsB\x06\n" +
+	"\romit_logprobs\x18\a \x01(\bR\fomitLogprobs\x120\n" +
+	"\x14parameter_grad_norms\x18\b \x01(\bR\x12parameterGradNormsB\x06\n" +
 	"\x04data\"\xb3\x02\n" +
 	"\x17ForwardBackwardResponse\x12;\n" +
 	"\blogprobs\x18\x01 \x01(\v2\x1f.tinsmith.types.v1.RaggedTensorR\blogprobs\x12S\n" +
@@ -2034,9 +2119,11 @@ const file_tinsmith_trainer_v1_trainer_service_proto_rawDesc = "" +
 	"\n" +
 	"request_id\x18\x03 \x01(\tR\trequestId\x12%\n" +
 	"\x0echeckpoint_uri\x18\x04 \x01(\tR\rcheckpointUri\x12%\n" +
-	"\x0eload_optimizer\x18\x05 \x01(\bR\rloadOptimizer\"E\n" +
+	"\x0eload_optimizer\x18\x05 \x01(\bR\rloadOptimizer\"\xcd\x01\n" +
 	"\x11LoadStateResponse\x120\n" +
-	"\x05model\x18\x01 \x01(\v2\x1a.tinsmith.trainer.v1.ModelR\x05model\"\xc7\x01\n" +
+	"\x05model\x18\x01 \x01(\v2\x1a.tinsmith.trainer.v1.ModelR\x05model\x12D\n" +
+	"\rrestored_from\x18\x02 \x01(\v2\x1f.tinsmith.trainer.v1.CheckpointR\frestoredFrom\x12@\n" +
+	"\askipped\x18\x03 \x03(\v2&.tinsmith.trainer.v1.SkippedCheckpointR\askipped\"\xc7\x01\n" +
 	"\x15SaveForSamplerRequest\x12\x19\n" +
 	"\bmodel_id\x18\x01 \x01(\tR\amodelId\x12\x15\n" +
 	"\x06seq_id\x18\x02 \x01(\x03R\x05seqId\x12\x1d\n" +
@@ -2134,14 +2221,15 @@ var file_tinsmith_trainer_v1_trainer_service_proto_goTypes = []any{
 	(*v1.LoraConfig)(nil),           // 34: tinsmith.types.v1.LoraConfig
 	(*timestamppb.Timestamp)(nil),   // 35: google.protobuf.Timestamp
 	(*durationpb.Duration)(nil),     // 36: google.protobuf.Duration
-	(*LossSpec)(nil),                // 37: tinsmith.trainer.v1.LossSpec
-	(*v1.DatumBatch)(nil),           // 38: tinsmith.types.v1.DatumBatch
-	(*v1.DatumList)(nil),            // 39: tinsmith.types.v1.DatumList
-	(*v1.RaggedTensor)(nil),         // 40: tinsmith.types.v1.RaggedTensor
-	(*RegularizerReport)(nil),       // 41: tinsmith.trainer.v1.RegularizerReport
-	(*Checkpoint)(nil),              // 42: tinsmith.trainer.v1.Checkpoint
-	(*v1.BaseModelInfo)(nil),        // 43: tinsmith.types.v1.BaseModelInfo
-	(*v1.QueueStatus)(nil),          // 44: tinsmith.types.v1.QueueStatus
+	(*Checkpoint)(nil),              // 37: tinsmith.trainer.v1.Checkpoint
+	(*SkippedCheckpoint)(nil),       // 38: tinsmith.trainer.v1.SkippedCheckpoint
+	(*LossSpec)(nil),                // 39: tinsmith.trainer.v1.LossSpec
+	(*v1.DatumBatch)(nil),           // 40: tinsmith.types.v1.DatumBatch
+	(*v1.DatumList)(nil),            // 41: tinsmith.types.v1.DatumList
+	(*v1.RaggedTensor)(nil),         // 42: tinsmith.types.v1.RaggedTensor
+	(*RegularizerReport)(nil),       // 43: tinsmith.trainer.v1.RegularizerReport
+	(*v1.BaseModelInfo)(nil),        // 44: tinsmith.types.v1.BaseModelInfo
+	(*v1.QueueStatus)(nil),          // 45: tinsmith.types.v1.QueueStatus
 }
 var file_tinsmith_trainer_v1_trainer_service_proto_depIdxs = []int32{
 	34, // 0: tinsmith.trainer.v1.Model.lora:type_name -> tinsmith.types.v1.LoraConfig
@@ -2151,61 +2239,67 @@ var file_tinsmith_trainer_v1_trainer_service_proto_depIdxs = []int32{
 	34, // 4: tinsmith.trainer.v1.CreateModelRequest.lora:type_name -> tinsmith.types.v1.LoraConfig
 	29, // 5: tinsmith.trainer.v1.CreateModelRequest.user_metadata:type_name -> tinsmith.trainer.v1.CreateModelRequest.UserMetadataEntry
 	36, // 6: tinsmith.trainer.v1.CreateModelRequest.idle_timeout:type_name -> google.protobuf.Duration
-	0,  // 7: tinsmith.trainer.v1.CreateModelResponse.model:type_name -> tinsmith.trainer.v1.Model
-	0,  // 8: tinsmith.trainer.v1.GetModelResponse.model:type_name -> tinsmith.trainer.v1.Model
-	0,  // 9: tinsmith.trainer.v1.ListModelsResponse.models:type_name -> tinsmith.trainer.v1.Model
-	37, // 10: tinsmith.trainer.v1.ForwardRequest.loss:type_name -> tinsmith.trainer.v1.LossSpec
-	38, // 11: tinsmith.trainer.v1.ForwardRequest.batch:type_name -> tinsmith.types.v1.DatumBatch
-	39, // 12: tinsmith.trainer.v1.ForwardRequest.list:type_name -> tinsmith.types.v1.DatumList
-	40, // 13: tinsmith.trainer.v1.ForwardResponse.logprobs:type_name -> tinsmith.types.v1.RaggedTensor
-	30, // 14: tinsmith.trainer.v1.ForwardResponse.metrics:type_name -> tinsmith.trainer.v1.ForwardResponse.MetricsEntry
-	37, // 15: tinsmith.trainer.v1.ForwardBackwardRequest.loss:type_name -> tinsmith.trainer.v1.LossSpec
-	38, // 16: tinsmith.trainer.v1.ForwardBackwardRequest.batch:type_name -> tinsmith.types.v1.DatumBatch
-	39, // 17: tinsmith.trainer.v1.ForwardBackwardRequest.list:type_name -> tinsmith.types.v1.DatumList
-	40, // 18: tinsmith.trainer.v1.ForwardBackwardResponse.logprobs:type_name -> tinsmith.types.v1.RaggedTensor
-	31, // 19: tinsmith.trainer.v1.ForwardBackwardResponse.metrics:type_name -> tinsmith.trainer.v1.ForwardBackwardResponse.MetricsEntry
-	41, // 20: tinsmith.trainer.v1.ForwardBackwardResponse.regularizers:type_name -> tinsmith.trainer.v1.RegularizerReport
-	15, // 21: tinsmith.trainer.v1.OptimStepRequest.adam:type_name -> tinsmith.trainer.v1.AdamParams
-	32, // 22: tinsmith.trainer.v1.OptimStepResponse.metrics:type_name -> tinsmith.trainer.v1.OptimStepResponse.MetricsEntry
-	36, // 23: tinsmith.trainer.v1.SaveStateRequest.ttl:type_name -> google.protobuf.Duration
-	42, // 24: tinsmith.trainer.v1.SaveStateResponse.checkpoint:type_name -> tinsmith.trainer.v1.Checkpoint
-	0,  // 25: tinsmith.trainer.v1.LoadStateResponse.model:type_name -> tinsmith.trainer.v1.Model
-	36, // 26: tinsmith.trainer.v1.SaveForSamplerRequest.ttl:type_name -> google.protobuf.Duration
-	42, // 27: tinsmith.trainer.v1.SaveForSamplerResponse.checkpoint:type_name -> tinsmith.trainer.v1.Checkpoint
-	43, // 28: tinsmith.trainer.v1.GetCapabilitiesResponse.base_models:type_name -> tinsmith.types.v1.BaseModelInfo
-	33, // 29: tinsmith.trainer.v1.GetCapabilitiesResponse.accelerations:type_name -> tinsmith.trainer.v1.GetCapabilitiesResponse.AccelerationsEntry
-	44, // 30: tinsmith.trainer.v1.WatchQueueResponse.status:type_name -> tinsmith.types.v1.QueueStatus
-	1,  // 31: tinsmith.trainer.v1.TrainerService.CreateModel:input_type -> tinsmith.trainer.v1.CreateModelRequest
-	3,  // 32: tinsmith.trainer.v1.TrainerService.GetModel:input_type -> tinsmith.trainer.v1.GetModelRequest
-	5,  // 33: tinsmith.trainer.v1.TrainerService.ListModels:input_type -> tinsmith.trainer.v1.ListModelsRequest
-	7,  // 34: tinsmith.trainer.v1.TrainerService.DeleteModel:input_type -> tinsmith.trainer.v1.DeleteModelRequest
-	9,  // 35: tinsmith.trainer.v1.TrainerService.Heartbeat:input_type -> tinsmith.trainer.v1.HeartbeatRequest
-	11, // 36: tinsmith.trainer.v1.TrainerService.Forward:input_type -> tinsmith.trainer.v1.ForwardRequest
-	13, // 37: tinsmith.trainer.v1.TrainerService.ForwardBackward:input_type -> tinsmith.trainer.v1.ForwardBackwardRequest
-	16, // 38: tinsmith.trainer.v1.TrainerService.OptimStep:input_type -> tinsmith.trainer.v1.OptimStepRequest
-	18, // 39: tinsmith.trainer.v1.TrainerService.SaveState:input_type -> tinsmith.trainer.v1.SaveStateRequest
-	20, // 40: tinsmith.trainer.v1.TrainerService.LoadState:input_type -> tinsmith.trainer.v1.LoadStateRequest
-	22, // 41: tinsmith.trainer.v1.TrainerService.SaveForSampler:input_type -> tinsmith.trainer.v1.SaveForSamplerRequest
-	24, // 42: tinsmith.trainer.v1.TrainerService.GetCapabilities:input_type -> tinsmith.trainer.v1.GetCapabilitiesRequest
-	26, // 43: tinsmith.trainer.v1.TrainerService.WatchQueue:input_type -> tinsmith.trainer.v1.WatchQueueRequest
-	2,  // 44: tinsmith.trainer.v1.TrainerService.CreateModel:output_type -> tinsmith.trainer.v1.CreateModelResponse
-	4,  // 45: tinsmith.trainer.v1.TrainerService.GetModel:output_type -> tinsmith.trainer.v1.GetModelResponse
-	6,  // 46: tinsmith.trainer.v1.TrainerService.ListModels:output_type -> tinsmith.trainer.v1.ListModelsResponse
-	8,  // 47: tinsmith.trainer.v1.TrainerService.DeleteModel:output_type -> tinsmith.trainer.v1.DeleteModelResponse
-	10, // 48: tinsmith.trainer.v1.TrainerService.Heartbeat:output_type -> tinsmith.trainer.v1.HeartbeatResponse
-	12, // 49: tinsmith.trainer.v1.TrainerService.Forward:output_type -> tinsmith.trainer.v1.ForwardResponse
-	14, // 50: tinsmith.trainer.v1.TrainerService.ForwardBackward:output_type -> tinsmith.trainer.v1.ForwardBackwardResponse
-	17, // 51: tinsmith.trainer.v1.TrainerService.OptimStep:output_type -> tinsmith.trainer.v1.OptimStepResponse
-	19, // 52: tinsmith.trainer.v1.TrainerService.SaveState:output_type -> tinsmith.trainer.v1.SaveStateResponse
-	21, // 53: tinsmith.trainer.v1.TrainerService.LoadState:output_type -> tinsmith.trainer.v1.LoadStateResponse
-	23, // 54: tinsmith.trainer.v1.TrainerService.SaveForSampler:output_type -> tinsmith.trainer.v1.SaveForSamplerResponse
-	25, // 55: tinsmith.trainer.v1.TrainerService.GetCapabilities:output_type -> tinsmith.trainer.v1.GetCapabilitiesResponse
-	27, // 56: tinsmith.trainer.v1.TrainerService.WatchQueue:output_type -> tinsmith.trainer.v1.WatchQueueResponse
-	44, // [44:57] is the sub-list for method output_type
-	31, // [31:44] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	36, // 7: tinsmith.trainer.v1.CreateModelRequest.heartbeat_timeout:type_name -> google.protobuf.Duration
+	0,  // 8: tinsmith.trainer.v1.CreateModelResponse.model:type_name -> tinsmith.trainer.v1.Model
+	37, // 9: tinsmith.trainer.v1.CreateModelResponse.restored_from:type_name -> tinsmith.trainer.v1.Checkpoint
+	38, // 10: tinsmith.trainer.v1.CreateModelResponse.skipped:type_name -> tinsmith.trainer.v1.SkippedCheckpoint
+	0,  // 11: tinsmith.trainer.v1.GetModelResponse.model:type_name -> tinsmith.trainer.v1.Model
+	0,  // 12: tinsmith.trainer.v1.ListModelsResponse.models:type_name -> tinsmith.trainer.v1.Model
+	39, // 13: tinsmith.trainer.v1.ForwardRequest.loss:type_name -> tinsmith.trainer.v1.LossSpec
+	40, // 14: tinsmith.trainer.v1.ForwardRequest.batch:type_name -> tinsmith.types.v1.DatumBatch
+	41, // 15: tinsmith.trainer.v1.ForwardRequest.list:type_name -> tinsmith.types.v1.DatumList
+	42, // 16: tinsmith.trainer.v1.ForwardResponse.logprobs:type_name -> tinsmith.types.v1.RaggedTensor
+	30, // 17: tinsmith.trainer.v1.ForwardResponse.metrics:type_name -> tinsmith.trainer.v1.ForwardResponse.MetricsEntry
+	43, // 18: tinsmith.trainer.v1.ForwardResponse.regularizers:type_name -> tinsmith.trainer.v1.RegularizerReport
+	39, // 19: tinsmith.trainer.v1.ForwardBackwardRequest.loss:type_name -> tinsmith.trainer.v1.LossSpec
+	40, // 20: tinsmith.trainer.v1.ForwardBackwardRequest.batch:type_name -> tinsmith.types.v1.DatumBatch
+	41, // 21: tinsmith.trainer.v1.ForwardBackwardRequest.list:type_name -> tinsmith.types.v1.DatumList
+	42, // 22: tinsmith.trainer.v1.ForwardBackwardResponse.logprobs:type_name -> tinsmith.types.v1.RaggedTensor
+	31, // 23: tinsmith.trainer.v1.ForwardBackwardResponse.metrics:type_name -> tinsmith.trainer.v1.ForwardBackwardResponse.MetricsEntry
+	43, // 24: tinsmith.trainer.v1.ForwardBackwardResponse.regularizers:type_name -> tinsmith.trainer.v1.RegularizerReport
+	15, // 25: tinsmith.trainer.v1.OptimStepRequest.adam:type_name -> tinsmith.trainer.v1.AdamParams
+	32, // 26: tinsmith.trainer.v1.OptimStepResponse.metrics:type_name -> tinsmith.trainer.v1.OptimStepResponse.MetricsEntry
+	36, // 27: tinsmith.trainer.v1.SaveStateRequest.ttl:type_name -> google.protobuf.Duration
+	37, // 28: tinsmith.trainer.v1.SaveStateResponse.checkpoint:type_name -> tinsmith.trainer.v1.Checkpoint
+	0,  // 29: tinsmith.trainer.v1.LoadStateResponse.model:type_name -> tinsmith.trainer.v1.Model
+	37, // 30: tinsmith.trainer.v1.LoadStateResponse.restored_from:type_name -> tinsmith.trainer.v1.Checkpoint
+	38, // 31: tinsmith.trainer.v1.LoadStateResponse.skipped:type_name -> tinsmith.trainer.v1.SkippedCheckpoint
+	36, // 32: tinsmith.trainer.v1.SaveForSamplerRequest.ttl:type_name -> google.protobuf.Duration
+	37, // 33: tinsmith.trainer.v1.SaveForSamplerResponse.checkpoint:type_name -> tinsmith.trainer.v1.Checkpoint
+	44, // 34: tinsmith.trainer.v1.GetCapabilitiesResponse.base_models:type_name -> tinsmith.types.v1.BaseModelInfo
+	33, // 35: tinsmith.trainer.v1.GetCapabilitiesResponse.accelerations:type_name -> tinsmith.trainer.v1.GetCapabilitiesResponse.AccelerationsEntry
+	45, // 36: tinsmith.trainer.v1.WatchQueueResponse.status:type_name -> tinsmith.types.v1.QueueStatus
+	1,  // 37: tinsmith.trainer.v1.TrainerService.CreateModel:input_type -> tinsmith.trainer.v1.CreateModelRequest
+	3,  // 38: tinsmith.trainer.v1.TrainerService.GetModel:input_type -> tinsmith.trainer.v1.GetModelRequest
+	5,  // 39: tinsmith.trainer.v1.TrainerService.ListModels:input_type -> tinsmith.trainer.v1.ListModelsRequest
+	7,  // 40: tinsmith.trainer.v1.TrainerService.DeleteModel:input_type -> tinsmith.trainer.v1.DeleteModelRequest
+	9,  // 41: tinsmith.trainer.v1.TrainerService.Heartbeat:input_type -> tinsmith.trainer.v1.HeartbeatRequest
+	11, // 42: tinsmith.trainer.v1.TrainerService.Forward:input_type -> tinsmith.trainer.v1.ForwardRequest
+	13, // 43: tinsmith.trainer.v1.TrainerService.ForwardBackward:input_type -> tinsmith.trainer.v1.ForwardBackwardRequest
+	16, // 44: tinsmith.trainer.v1.TrainerService.OptimStep:input_type -> tinsmith.trainer.v1.OptimStepRequest
+	18, // 45: tinsmith.trainer.v1.TrainerService.SaveState:input_type -> tinsmith.trainer.v1.SaveStateRequest
+	20, // 46: tinsmith.trainer.v1.TrainerService.LoadState:input_type -> tinsmith.trainer.v1.LoadStateRequest
+	22, // 47: tinsmith.trainer.v1.TrainerService.SaveForSampler:input_type -> tinsmith.trainer.v1.SaveForSamplerRequest
+	24, // 48: tinsmith.trainer.v1.TrainerService.GetCapabilities:input_type -> tinsmith.trainer.v1.GetCapabilitiesRequest
+	26, // 49: tinsmith.trainer.v1.TrainerService.WatchQueue:input_type -> tinsmith.trainer.v1.WatchQueueRequest
+	2,  // 50: tinsmith.trainer.v1.TrainerService.CreateModel:output_type -> tinsmith.trainer.v1.CreateModelResponse
+	4,  // 51: tinsmith.trainer.v1.TrainerService.GetModel:output_type -> tinsmith.trainer.v1.GetModelResponse
+	6,  // 52: tinsmith.trainer.v1.TrainerService.ListModels:output_type -> tinsmith.trainer.v1.ListModelsResponse
+	8,  // 53: tinsmith.trainer.v1.TrainerService.DeleteModel:output_type -> tinsmith.trainer.v1.DeleteModelResponse
+	10, // 54: tinsmith.trainer.v1.TrainerService.Heartbeat:output_type -> tinsmith.trainer.v1.HeartbeatResponse
+	12, // 55: tinsmith.trainer.v1.TrainerService.Forward:output_type -> tinsmith.trainer.v1.ForwardResponse
+	14, // 56: tinsmith.trainer.v1.TrainerService.ForwardBackward:output_type -> tinsmith.trainer.v1.ForwardBackwardResponse
+	17, // 57: tinsmith.trainer.v1.TrainerService.OptimStep:output_type -> tinsmith.trainer.v1.OptimStepResponse
+	19, // 58: tinsmith.trainer.v1.TrainerService.SaveState:output_type -> tinsmith.trainer.v1.SaveStateResponse
+	21, // 59: tinsmith.trainer.v1.TrainerService.LoadState:output_type -> tinsmith.trainer.v1.LoadStateResponse
+	23, // 60: tinsmith.trainer.v1.TrainerService.SaveForSampler:output_type -> tinsmith.trainer.v1.SaveForSamplerResponse
+	25, // 61: tinsmith.trainer.v1.TrainerService.GetCapabilities:output_type -> tinsmith.trainer.v1.GetCapabilitiesResponse
+	27, // 62: tinsmith.trainer.v1.TrainerService.WatchQueue:output_type -> tinsmith.trainer.v1.WatchQueueResponse
+	50, // [50:63] is the sub-list for method output_type
+	37, // [37:50] is the sub-list for method input_type
+	37, // [37:37] is the sub-list for extension type_name
+	37, // [37:37] is the sub-list for extension extendee
+	0,  // [0:37] is the sub-list for field type_name
 }
 
 func init() { file_tinsmith_trainer_v1_trainer_service_proto_init() }

@@ -50,24 +50,58 @@ const (
 // answer and changes nothing. A call that is refused consumes its seq_id: the next one uses seq_id + 1. Answers are
 // kept for a bounded number of calls a model; a repeat of an older one is ABORTED with reason SEQUENCE_EXPIRED.
 //
-// Errors of every call on a model: NOT_FOUND with reason MODEL_NOT_FOUND; after a restart of the process the client
-// creates the model again from its last checkpoint.
+// Load. Calls of different models that wait at the same time are computed together where they fit; no answer depends on
+// it. The trainer takes a bounded number of calls that are not yet answered (setting max_waiting_calls). One more is
+// RESOURCE_EXHAUSTED with reason QUEUE_FULL and RetryInfo, before it has a place in the order: it consumes no seq_id, and
+// is sent again with the same. Repeats of calls that were taken are never refused so.
+//
+// Memory. A model that is left alone for its `idle_timeout`, or has to make room for another, is parked: its adapter and
+// optimizer lie in storage until its next call brings them back, to the bit; its seq_ids and kept answers stay. A model
+// that holds gradients which no OptimStep has applied yet is not parked. A model that is neither used nor named in a
+// Heartbeat for its `heartbeat_timeout` is released: deleted, with its ephemeral weights; calls on it that wait fail with
+// NOT_FOUND and reason MODEL_RELEASED, later ones with MODEL_NOT_FOUND.
+//
+// Errors of every call on a model: NOT_FOUND with reason MODEL_NOT_FOUND; INTERNAL with reason PARKED_STATE_LOST when
+// somebody took a parked model's files away.
+//
+// A backend that is another server (setting backend) adds: UNAVAILABLE with reason BACKEND_UNAVAILABLE, RESOURCE_EXHAUSTED
+// with reason BACKEND_BUSY and DEADLINE_EXCEEDED with reason BACKEND_TIMEOUT, each with RetryInfo, when that server can't be
+// reached or fails, is full, or is silent; FAILED_PRECONDITION with reason BACKEND_CREDENTIALS or BACKEND_BILLING, which the
+// operator has to mend, and BACKEND_UNSUPPORTED for what that server lacks (the metadata name it); INVALID_ARGUMENT with
+// reason BACKEND_REFUSED for what only that server found wrong; INTERNAL with reason BACKEND_BAD_ANSWER.
+// When the answer to a call on a model was lost on the way, the model's later calls are FAILED_PRECONDITION with reason
+// MODEL_STATE_UNKNOWN until a LoadState.
+//
+// Where API keys are asked for, models belong to tenants; those of others are MODEL_NOT_FOUND. Tokens of Forward and
+// ForwardBackward count against their tenant's limit.
+//
+// Resume. Models live as long as the process, checkpoints in storage. A client that is told MODEL_NOT_FOUND or
+// MODEL_RELEASED, or finds the process gone for good,
+//  1. calls CreateModel with `checkpoint_uri` "tinsmith://{model_id}/training/latest" and `load_optimizer` (or with its
+//     first request when it has saved nothing yet, which CHECKPOINT_NOT_FOUND says too),
+//  2. counts seq_id from 1 again,
+//  3. sends again all that came after step `model.step` of the answer: data and settings of step `model.step` + 1, ...
+//
+// The same calls give the same weights, so it ends where an undisturbed client ends. A step saved before the failure may
+// be saved again under its name with `overwrite`. Calls that fail with UNAVAILABLE are first repeated as they are.
 type TrainerServiceClient interface {
 	// Makes a model: an adapter on a base model, fresh or from a checkpoint.
 	//
-	// NOT_FOUND with reason BASE_MODEL_NOT_FOUND or CHECKPOINT_NOT_FOUND; DATA_LOSS with reason CHECKPOINT_CORRUPT;
+	// NOT_FOUND with reason BASE_MODEL_NOT_FOUND or CHECKPOINT_NOT_FOUND; DATA_LOSS with reason CHECKPOINT_CORRUPT or
+	// WEIGHTS_NOT_FINITE, the metadata name the file; with the name "latest" the newest checkpoint that is whole is taken,
+	// and DATA_LOSS has reason NO_GOOD_CHECKPOINT when all are damaged;
 	// ALREADY_EXISTS with reason MODEL_EXISTS when `model_id` is taken by another request; RESOURCE_EXHAUSTED with reason
-	// TOO_MANY_MODELS; INVALID_ARGUMENT with reason RANK_TOO_LARGE or NOTHING_TO_TRAIN; FAILED_PRECONDITION with reason
+	// TOO_MANY_MODELS when no model can be parked to make room; INVALID_ARGUMENT with reason RANK_TOO_LARGE or NOTHING_TO_TRAIN; FAILED_PRECONDITION with reason
 	// BASE_MODEL_UNSUPPORTED when the base model has no such matrices, ADAPTER_UNSUPPORTED for a checkpoint that is no plain
 	// LoRA.
 	CreateModel(ctx context.Context, in *CreateModelRequest, opts ...grpc.CallOption) (*CreateModelResponse, error)
 	// Reads one model.
 	GetModel(ctx context.Context, in *GetModelRequest, opts ...grpc.CallOption) (*GetModelResponse, error)
-	// Lists the models in memory, oldest first.
+	// Lists the models, oldest first.
 	ListModels(ctx context.Context, in *ListModelsRequest, opts ...grpc.CallOption) (*ListModelsResponse, error)
-	// Takes a model out of memory. Its checkpoints stay. Deleting an absent model succeeds.
+	// Forgets a model. Its checkpoints stay. Deleting an absent model succeeds.
 	DeleteModel(ctx context.Context, in *DeleteModelRequest, opts ...grpc.CallOption) (*DeleteModelResponse, error)
-	// Keeps models from being released as idle. Unknown ids are reported, not refused.
+	// Keeps models from being released. It does not keep them from being parked. Unknown ids are reported, not refused.
 	Heartbeat(ctx context.Context, in *HeartbeatRequest, opts ...grpc.CallOption) (*HeartbeatResponse, error)
 	// Computes logprobs and the loss, no gradients.
 	//
@@ -77,8 +111,9 @@ type TrainerServiceClient interface {
 	//
 	// INVALID_ARGUMENT with reason MISSING_LOSS_INPUT, UNKNOWN_LOSS_INPUT, BAD_TENSOR, TOKEN_OUT_OF_VOCABULARY,
 	// SEQUENCE_TOO_LONG, NON_FINITE_INPUT, EMPTY_BATCH or BATCH_TOO_LARGE; the metadata name the datum and the column.
-	// Nothing is accumulated then. FAILED_PRECONDITION with reason MODALITY_UNSUPPORTED for media. UNIMPLEMENTED with reason
-	// LOSS_NOT_IMPLEMENTED or REGULARIZER_NOT_IMPLEMENTED for what this backend lacks.
+	// Nothing is accumulated then. Likewise UNKNOWN_LOSS, OPERATION_NOT_ALLOWED, BAD_LOSS_GRAPH and BAD_REGULARIZER; see
+	// loss.proto. FAILED_PRECONDITION with reason MODALITY_UNSUPPORTED for media. UNIMPLEMENTED with reason
+	// REGULARIZER_NOT_IMPLEMENTED for what this backend lacks.
 	ForwardBackward(ctx context.Context, in *ForwardBackwardRequest, opts ...grpc.CallOption) (*ForwardBackwardResponse, error)
 	// Applies the accumulated gradients with AdamW and clears them.
 	//
@@ -88,13 +123,14 @@ type TrainerServiceClient interface {
 	// Writes a training checkpoint: adapter, optimizer, step. Durable when it returns.
 	//
 	// ALREADY_EXISTS with reason CHECKPOINT_EXISTS; RESOURCE_EXHAUSTED with reason STORAGE_FULL, nothing half-written;
-	// FAILED_PRECONDITION with reason STORAGE_NOT_WRITABLE.
+	// FAILED_PRECONDITION with reason STORAGE_NOT_WRITABLE, or WEIGHTS_NOT_FINITE when training has gone astray: such
+	// weights are never stored; INVALID_ARGUMENT with reason RESERVED_NAME for the name "latest".
 	SaveState(ctx context.Context, in *SaveStateRequest, opts ...grpc.CallOption) (*SaveStateResponse, error)
 	// Replaces the model's adapter by a checkpoint's, and its optimizer and step if asked; else the optimizer begins anew at
 	// step 0. Accumulated gradients are dropped.
 	//
-	// NOT_FOUND with reason CHECKPOINT_NOT_FOUND; DATA_LOSS with reason CHECKPOINT_CORRUPT; FAILED_PRECONDITION with
-	// reason CHECKPOINT_MISMATCH for another base model, rank, alpha or set of modules, ADAPTER_UNSUPPORTED. The model is
+	// NOT_FOUND with reason CHECKPOINT_NOT_FOUND; DATA_LOSS with reason CHECKPOINT_CORRUPT, WEIGHTS_NOT_FINITE or
+	// NO_GOOD_CHECKPOINT, as CreateModel; FAILED_PRECONDITION with reason CHECKPOINT_MISMATCH for another base model, rank, alpha or set of modules, ADAPTER_UNSUPPORTED. The model is
 	// unchanged then.
 	LoadState(ctx context.Context, in *LoadStateRequest, opts ...grpc.CallOption) (*LoadStateResponse, error)
 	// Writes the adapter for a sampler and names it by a URI.
@@ -268,24 +304,58 @@ type TrainerService_WatchQueueClient = grpc.ServerStreamingClient[WatchQueueResp
 // answer and changes nothing. A call that is refused consumes its seq_id: the next one uses seq_id + 1. Answers are
 // kept for a bounded number of calls a model; a repeat of an older one is ABORTED with reason SEQUENCE_EXPIRED.
 //
-// Errors of every call on a model: NOT_FOUND with reason MODEL_NOT_FOUND; after a restart of the process the client
-// creates the model again from its last checkpoint.
+// Load. Calls of different models that wait at the same time are computed together where they fit; no answer depends on
+// it. The trainer takes a bounded number of calls that are not yet answered (setting max_waiting_calls). One more is
+// RESOURCE_EXHAUSTED with reason QUEUE_FULL and RetryInfo, before it has a place in the order: it consumes no seq_id, and
+// is sent again with the same. Repeats of calls that were taken are never refused so.
+//
+// Memory. A model that is left alone for its `idle_timeout`, or has to make room for another, is parked: its adapter and
+// optimizer lie in storage until its next call brings them back, to the bit; its seq_ids and kept answers stay. A model
+// that holds gradients which no OptimStep has applied yet is not parked. A model that is neither used nor named in a
+// Heartbeat for its `heartbeat_timeout` is released: deleted, with its ephemeral weights; calls on it that wait fail with
+// NOT_FOUND and reason MODEL_RELEASED, later ones with MODEL_NOT_FOUND.
+//
+// Errors of every call on a model: NOT_FOUND with reason MODEL_NOT_FOUND; INTERNAL with reason PARKED_STATE_LOST when
+// somebody took a parked model's files away.
+//
+// A backend that is another server (setting backend) adds: UNAVAILABLE with reason BACKEND_UNAVAILABLE, RESOURCE_EXHAUSTED
+// with reason BACKEND_BUSY and DEADLINE_EXCEEDED with reason BACKEND_TIMEOUT, each with RetryInfo, when that server can't be
+// reached or fails, is full, or is silent; FAILED_PRECONDITION with reason BACKEND_CREDENTIALS or BACKEND_BILLING, which the
+// operator has to mend, and BACKEND_UNSUPPORTED for what that server lacks (the metadata name it); INVALID_ARGUMENT with
+// reason BACKEND_REFUSED for what only that server found wrong; INTERNAL with reason BACKEND_BAD_ANSWER.
+// When the answer to a call on a model was lost on the way, the model's later calls are FAILED_PRECONDITION with reason
+// MODEL_STATE_UNKNOWN until a LoadState.
+//
+// Where API keys are asked for, models belong to tenants; those of others are MODEL_NOT_FOUND. Tokens of Forward and
+// ForwardBackward count against their tenant's limit.
+//
+// Resume. Models live as long as the process, checkpoints in storage. A client that is told MODEL_NOT_FOUND or
+// MODEL_RELEASED, or finds the process gone for good,
+//  1. calls CreateModel with `checkpoint_uri` "tinsmith://{model_id}/training/latest" and `load_optimizer` (or with its
+//     first request when it has saved nothing yet, which CHECKPOINT_NOT_FOUND says too),
+//  2. counts seq_id from 1 again,
+//  3. sends again all that came after step `model.step` of the answer: data and settings of step `model.step` + 1, ...
+//
+// The same calls give the same weights, so it ends where an undisturbed client ends. A step saved before the failure may
+// be saved again under its name with `overwrite`. Calls that fail with UNAVAILABLE are first repeated as they are.
 type TrainerServiceServer interface {
 	// Makes a model: an adapter on a base model, fresh or from a checkpoint.
 	//
-	// NOT_FOUND with reason BASE_MODEL_NOT_FOUND or CHECKPOINT_NOT_FOUND; DATA_LOSS with reason CHECKPOINT_CORRUPT;
+	// NOT_FOUND with reason BASE_MODEL_NOT_FOUND or CHECKPOINT_NOT_FOUND; DATA_LOSS with reason CHECKPOINT_CORRUPT or
+	// WEIGHTS_NOT_FINITE, the metadata name the file; with the name "latest" the newest checkpoint that is whole is taken,
+	// and DATA_LOSS has reason NO_GOOD_CHECKPOINT when all are damaged;
 	// ALREADY_EXISTS with reason MODEL_EXISTS when `model_id` is taken by another request; RESOURCE_EXHAUSTED with reason
-	// TOO_MANY_MODELS; INVALID_ARGUMENT with reason RANK_TOO_LARGE or NOTHING_TO_TRAIN; FAILED_PRECONDITION with reason
+	// TOO_MANY_MODELS when no model can be parked to make room; INVALID_ARGUMENT with reason RANK_TOO_LARGE or NOTHING_TO_TRAIN; FAILED_PRECONDITION with reason
 	// BASE_MODEL_UNSUPPORTED when the base model has no such matrices, ADAPTER_UNSUPPORTED for a checkpoint that is no plain
 	// LoRA.
 	CreateModel(context.Context, *CreateModelRequest) (*CreateModelResponse, error)
 	// Reads one model.
 	GetModel(context.Context, *GetModelRequest) (*GetModelResponse, error)
-	// Lists the models in memory, oldest first.
+	// Lists the models, oldest first.
 	ListModels(context.Context, *ListModelsRequest) (*ListModelsResponse, error)
-	// Takes a model out of memory. Its checkpoints stay. Deleting an absent model succeeds.
+	// Forgets a model. Its checkpoints stay. Deleting an absent model succeeds.
 	DeleteModel(context.Context, *DeleteModelRequest) (*DeleteModelResponse, error)
-	// Keeps models from being released as idle. Unknown ids are reported, not refused.
+	// Keeps models from being released. It does not keep them from being parked. Unknown ids are reported, not refused.
 	Heartbeat(context.Context, *HeartbeatRequest) (*HeartbeatResponse, error)
 	// Computes logprobs and the loss, no gradients.
 	//
@@ -295,8 +365,9 @@ type TrainerServiceServer interface {
 	//
 	// INVALID_ARGUMENT with reason MISSING_LOSS_INPUT, UNKNOWN_LOSS_INPUT, BAD_TENSOR, TOKEN_OUT_OF_VOCABULARY,
 	// SEQUENCE_TOO_LONG, NON_FINITE_INPUT, EMPTY_BATCH or BATCH_TOO_LARGE; the metadata name the datum and the column.
-	// Nothing is accumulated then. FAILED_PRECONDITION with reason MODALITY_UNSUPPORTED for media. UNIMPLEMENTED with reason
-	// LOSS_NOT_IMPLEMENTED or REGULARIZER_NOT_IMPLEMENTED for what this backend lacks.
+	// Nothing is accumulated then. Likewise UNKNOWN_LOSS, OPERATION_NOT_ALLOWED, BAD_LOSS_GRAPH and BAD_REGULARIZER; see
+	// loss.proto. FAILED_PRECONDITION with reason MODALITY_UNSUPPORTED for media. UNIMPLEMENTED with reason
+	// REGULARIZER_NOT_IMPLEMENTED for what this backend lacks.
 	ForwardBackward(context.Context, *ForwardBackwardRequest) (*ForwardBackwardResponse, error)
 	// Applies the accumulated gradients with AdamW and clears them.
 	//
@@ -306,13 +377,14 @@ type TrainerServiceServer interface {
 	// Writes a training checkpoint: adapter, optimizer, step. Durable when it returns.
 	//
 	// ALREADY_EXISTS with reason CHECKPOINT_EXISTS; RESOURCE_EXHAUSTED with reason STORAGE_FULL, nothing half-written;
-	// FAILED_PRECONDITION with reason STORAGE_NOT_WRITABLE.
+	// FAILED_PRECONDITION with reason STORAGE_NOT_WRITABLE, or WEIGHTS_NOT_FINITE when training has gone astray: such
+	// weights are never stored; INVALID_ARGUMENT with reason RESERVED_NAME for the name "latest".
 	SaveState(context.Context, *SaveStateRequest) (*SaveStateResponse, error)
 	// Replaces the model's adapter by a checkpoint's, and its optimizer and step if asked; else the optimizer begins anew at
 	// step 0. Accumulated gradients are dropped.
 	//
-	// NOT_FOUND with reason CHECKPOINT_NOT_FOUND; DATA_LOSS with reason CHECKPOINT_CORRUPT; FAILED_PRECONDITION with
-	// reason CHECKPOINT_MISMATCH for another base model, rank, alpha or set of modules, ADAPTER_UNSUPPORTED. The model is
+	// NOT_FOUND with reason CHECKPOINT_NOT_FOUND; DATA_LOSS with reason CHECKPOINT_CORRUPT, WEIGHTS_NOT_FINITE or
+	// NO_GOOD_CHECKPOINT, as CreateModel; FAILED_PRECONDITION with reason CHECKPOINT_MISMATCH for another base model, rank, alpha or set of modules, ADAPTER_UNSUPPORTED. The model is
 	// unchanged then.
 	LoadState(context.Context, *LoadStateRequest) (*LoadStateResponse, error)
 	// Writes the adapter for a sampler and names it by a URI.

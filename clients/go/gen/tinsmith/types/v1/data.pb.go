@@ -459,7 +459,8 @@ type DatumBatch struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// What the model reads: int32 token ids, one row an example.
 	Tokens *RaggedTensor `protobuf:"bytes,1,opt,name=tokens,proto3" json:"tokens,omitempty"`
-	// What the loss reads, by name; each column has the rows of `tokens` with the same lengths.
+	// What the loss reads, by name; each column has the rows of `tokens` with the same lengths, but for those that a custom
+	// loss reads by datum, whose rows have one element.
 	LossInputs    map[string]*Column `protobuf:"bytes,2,rep,name=loss_inputs,json=lossInputs,proto3" json:"loss_inputs,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

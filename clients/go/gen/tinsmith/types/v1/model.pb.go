@@ -38,8 +38,11 @@ type LoraConfig struct {
 	TrainMlp *bool `protobuf:"varint,5,opt,name=train_mlp,json=trainMlp,proto3,oneof" json:"train_mlp,omitempty"`
 	// Adapt the output head. Absent: true.
 	TrainUnembedding *bool `protobuf:"varint,6,opt,name=train_unembedding,json=trainUnembedding,proto3,oneof" json:"train_unembedding,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// Adapt these matrices alone, each named by its path in the base model, for example "model.layers.0.mlp.up_proj", or
+	// by an ending of it, for example "q_proj", which names all that end so. Not empty: the three switches are ignored.
+	TargetModules []string `protobuf:"bytes,7,rep,name=target_modules,json=targetModules,proto3" json:"target_modules,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *LoraConfig) Reset() {
@@ -112,6 +115,13 @@ func (x *LoraConfig) GetTrainUnembedding() bool {
 		return *x.TrainUnembedding
 	}
 	return false
+}
+
+func (x *LoraConfig) GetTargetModules() []string {
+	if x != nil {
+		return x.TargetModules
+	}
+	return nil
 }
 
 // What a service can do with a base model.
@@ -209,7 +219,7 @@ var File_tinsmith_types_v1_model_proto protoreflect.FileDescriptor
 
 const file_tinsmith_types_v1_model_proto_rawDesc = "" +
 	"\n" +
-	"\x1dtinsmith/types/v1/model.proto\x12\x11tinsmith.types.v1\"\x93\x02\n" +
+	"\x1dtinsmith/types/v1/model.proto\x12\x11tinsmith.types.v1\"\xba\x02\n" +
 	"\n" +
 	"LoraConfig\x12\x12\n" +
 	"\x04rank\x18\x01 \x01(\x05R\x04rank\x12\x19\n" +
@@ -217,7 +227,8 @@ const file_tinsmith_types_v1_model_proto_rawDesc = "" +
 	"\x04seed\x18\x03 \x01(\x03R\x04seed\x12,\n" +
 	"\x0ftrain_attention\x18\x04 \x01(\bH\x01R\x0etrainAttention\x88\x01\x01\x12 \n" +
 	"\ttrain_mlp\x18\x05 \x01(\bH\x02R\btrainMlp\x88\x01\x01\x120\n" +
-	"\x11train_unembedding\x18\x06 \x01(\bH\x03R\x10trainUnembedding\x88\x01\x01B\b\n" +
+	"\x11train_unembedding\x18\x06 \x01(\bH\x03R\x10trainUnembedding\x88\x01\x01\x12%\n" +
+	"\x0etarget_modules\x18\a \x03(\tR\rtargetModulesB\b\n" +
 	"\x06_alphaB\x12\n" +
 	"\x10_train_attentionB\f\n" +
 	"\n" +

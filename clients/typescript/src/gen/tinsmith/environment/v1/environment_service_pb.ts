@@ -1142,6 +1142,8 @@ export const EpisodeEndSchema: GenEnum<EpisodeEnd> = /*@__PURE__*/
  * UNAVAILABLE with reason GRADER_UNAVAILABLE when a step needs a grader that is away: no episode has moved, and the call
  * can be repeated. INTERNAL with reason BAD_GRADER_ANSWER when it answered other than its contract says.
  *
+ * Where API keys are asked for, episodes belong to tenants; those of others are EPISODE_NOT_FOUND.
+ *
  * @generated from service tinsmith.environment.v1.EnvironmentService
  */
 export const EnvironmentService: GenService<{

@@ -1027,6 +1027,9 @@ export const ServiceKindSchema: GenEnum<ServiceKind> = /*@__PURE__*/
  *
  * A run survives the death of every process, this one included: it is a row, its events and its newest checkpoint.
  * What it ends with depends on its configuration alone, not on how often it was interrupted.
+ * Where API keys are asked for, a tenant sees its own runs and the models that they made, and no others: those are not
+ * there. A run's calls of other services count against the limits of the tenant that started it.
+ *
  * Errors of every call on a run: NOT_FOUND with reason RUN_NOT_FOUND.
  *
  * @generated from service tinsmith.orchestrator.v1.OrchestratorService

@@ -16,7 +16,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file tinsmith/trainer/v1/checkpoint.proto.
  */
 export const file_tinsmith_trainer_v1_checkpoint: GenFile = /*@__PURE__*/
-  fileDesc("CiR0aW5zbWl0aC90cmFpbmVyL3YxL2NoZWNrcG9pbnQucHJvdG8SE3RpbnNtaXRoLnRyYWluZXIudjEi9gMKCkNoZWNrcG9pbnQSCwoDdXJpGAEgASgJEhAKCG1vZGVsX2lkGAIgASgJEjEKBGtpbmQYAyABKA4yIy50aW5zbWl0aC50cmFpbmVyLnYxLkNoZWNrcG9pbnRLaW5kEgwKBG5hbWUYBCABKAkSDAoEc3RlcBgFIAEoAxISCgpiYXNlX21vZGVsGAYgASgJEisKBGxvcmEYByABKAsyHS50aW5zbWl0aC50eXBlcy52MS5Mb3JhQ29uZmlnEjIKBWZpbGVzGAggAygLMiMudGluc21pdGgudHJhaW5lci52MS5DaGVja3BvaW50RmlsZRIvCgtjcmVhdGVfdGltZRgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoLZXhwaXJlX3RpbWUYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhEKCWVwaGVtZXJhbBgLIAEoCBIRCglwdWJsaXNoZWQYDCABKAgSSAoNdXNlcl9tZXRhZGF0YRgNIAMoCzIxLnRpbnNtaXRoLnRyYWluZXIudjEuQ2hlY2twb2ludC5Vc2VyTWV0YWRhdGFFbnRyeRozChFVc2VyTWV0YWRhdGFFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBIkIKDkNoZWNrcG9pbnRGaWxlEgwKBG5hbWUYASABKAkSEgoKc2l6ZV9ieXRlcxgCIAEoAxIOCgZzaGEyNTYYAyABKAkqbAoOQ2hlY2twb2ludEtpbmQSHwobQ0hFQ0tQT0lOVF9LSU5EX1VOU1BFQ0lGSUVEEAASHAoYQ0hFQ0tQT0lOVF9LSU5EX1RSQUlOSU5HEAESGwoXQ0hFQ0tQT0lOVF9LSU5EX1NBTVBMRVIQAmIGcHJvdG8z", [file_google_protobuf_timestamp, file_tinsmith_types_v1_model]);
+  fileDesc("CiR0aW5zbWl0aC90cmFpbmVyL3YxL2NoZWNrcG9pbnQucHJvdG8SE3RpbnNtaXRoLnRyYWluZXIudjEi9gMKCkNoZWNrcG9pbnQSCwoDdXJpGAEgASgJEhAKCG1vZGVsX2lkGAIgASgJEjEKBGtpbmQYAyABKA4yIy50aW5zbWl0aC50cmFpbmVyLnYxLkNoZWNrcG9pbnRLaW5kEgwKBG5hbWUYBCABKAkSDAoEc3RlcBgFIAEoAxISCgpiYXNlX21vZGVsGAYgASgJEisKBGxvcmEYByABKAsyHS50aW5zbWl0aC50eXBlcy52MS5Mb3JhQ29uZmlnEjIKBWZpbGVzGAggAygLMiMudGluc21pdGgudHJhaW5lci52MS5DaGVja3BvaW50RmlsZRIvCgtjcmVhdGVfdGltZRgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoLZXhwaXJlX3RpbWUYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhEKCWVwaGVtZXJhbBgLIAEoCBIRCglwdWJsaXNoZWQYDCABKAgSSAoNdXNlcl9tZXRhZGF0YRgNIAMoCzIxLnRpbnNtaXRoLnRyYWluZXIudjEuQ2hlY2twb2ludC5Vc2VyTWV0YWRhdGFFbnRyeRozChFVc2VyTWV0YWRhdGFFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBIkEKEVNraXBwZWRDaGVja3BvaW50EgsKA3VyaRgBIAEoCRIOCgZyZWFzb24YAiABKAkSDwoHbWVzc2FnZRgDIAEoCSJCCg5DaGVja3BvaW50RmlsZRIMCgRuYW1lGAEgASgJEhIKCnNpemVfYnl0ZXMYAiABKAMSDgoGc2hhMjU2GAMgASgJKmwKDkNoZWNrcG9pbnRLaW5kEh8KG0NIRUNLUE9JTlRfS0lORF9VTlNQRUNJRklFRBAAEhwKGENIRUNLUE9JTlRfS0lORF9UUkFJTklORxABEhsKF0NIRUNLUE9JTlRfS0lORF9TQU1QTEVSEAJiBnByb3RvMw", [file_google_protobuf_timestamp, file_tinsmith_types_v1_model]);
 
 /**
  * Stored weights, immutable once published.
@@ -25,7 +25,8 @@ export const file_tinsmith_trainer_v1_checkpoint: GenFile = /*@__PURE__*/
  */
 export type Checkpoint = Message<"tinsmith.trainer.v1.Checkpoint"> & {
   /**
-   * "tinsmith://{model_id}/{training|sampler}/{name}".
+   * "tinsmith://{model_id}/{training|sampler}/{name}". No checkpoint is named "latest": CreateModel, LoadState and
+   * GetCheckpoint take that name for the newest one of its model and kind that is whole.
    *
    * @generated from field: string uri = 1;
    */
@@ -88,7 +89,8 @@ export type Checkpoint = Message<"tinsmith.trainer.v1.Checkpoint"> & {
   createTime?: Timestamp | undefined;
 
   /**
-   * When it will be deleted; absent when never.
+   * When it will be deleted; absent when never. A published checkpoint is not deleted while it is published, nor is
+   * the newest training checkpoint of a model that a trainer keeps.
    *
    * @generated from field: google.protobuf.Timestamp expire_time = 10;
    */
@@ -124,13 +126,48 @@ export const CheckpointSchema: GenMessage<Checkpoint> = /*@__PURE__*/
   messageDesc(file_tinsmith_trainer_v1_checkpoint, 0);
 
 /**
- * One file of a checkpoint.
+ * A checkpoint that "latest" went past, because it is damaged.
+ *
+ * @generated from message tinsmith.trainer.v1.SkippedCheckpoint
+ */
+export type SkippedCheckpoint = Message<"tinsmith.trainer.v1.SkippedCheckpoint"> & {
+  /**
+   * The checkpoint.
+   *
+   * @generated from field: string uri = 1;
+   */
+  uri: string;
+
+  /**
+   * What is wrong with it: CHECKPOINT_CORRUPT or WEIGHTS_NOT_FINITE.
+   *
+   * @generated from field: string reason = 2;
+   */
+  reason: string;
+
+  /**
+   * The same for people.
+   *
+   * @generated from field: string message = 3;
+   */
+  message: string;
+};
+
+/**
+ * Describes the message tinsmith.trainer.v1.SkippedCheckpoint.
+ * Use `create(SkippedCheckpointSchema)` to create a new message.
+ */
+export const SkippedCheckpointSchema: GenMessage<SkippedCheckpoint> = /*@__PURE__*/
+  messageDesc(file_tinsmith_trainer_v1_checkpoint, 1);
+
+/**
+ * One file of a checkpoint or export.
  *
  * @generated from message tinsmith.trainer.v1.CheckpointFile
  */
 export type CheckpointFile = Message<"tinsmith.trainer.v1.CheckpointFile"> & {
   /**
-   * Relative to the checkpoint, for example "adapter_model.safetensors".
+   * Of a checkpoint "adapter_config.json", "adapter_model.safetensors" or "optimizer.safetensors".
    *
    * @generated from field: string name = 1;
    */
@@ -156,7 +193,7 @@ export type CheckpointFile = Message<"tinsmith.trainer.v1.CheckpointFile"> & {
  * Use `create(CheckpointFileSchema)` to create a new message.
  */
 export const CheckpointFileSchema: GenMessage<CheckpointFile> = /*@__PURE__*/
-  messageDesc(file_tinsmith_trainer_v1_checkpoint, 1);
+  messageDesc(file_tinsmith_trainer_v1_checkpoint, 2);
 
 /**
  * What a checkpoint is for.

@@ -8,7 +8,7 @@ import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegen
 import { fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
 import type { Duration } from "@bufbuild/protobuf/wkt";
 import { file_google_protobuf_duration } from "@bufbuild/protobuf/wkt";
-import type { Checkpoint, CheckpointFile, CheckpointKind } from "./checkpoint_pb.js";
+import type { Checkpoint, CheckpointFile, CheckpointKind, SkippedCheckpoint } from "./checkpoint_pb.js";
 import { file_tinsmith_trainer_v1_checkpoint } from "./checkpoint_pb.js";
 import type { Message } from "@bufbuild/protobuf";
 
@@ -16,7 +16,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file tinsmith/trainer/v1/checkpoint_service.proto.
  */
 export const file_tinsmith_trainer_v1_checkpoint_service: GenFile = /*@__PURE__*/
-  fileDesc("Cix0aW5zbWl0aC90cmFpbmVyL3YxL2NoZWNrcG9pbnRfc2VydmljZS5wcm90bxITdGluc21pdGgudHJhaW5lci52MSIjChRHZXRDaGVja3BvaW50UmVxdWVzdBILCgN1cmkYASABKAkiTAoVR2V0Q2hlY2twb2ludFJlc3BvbnNlEjMKCmNoZWNrcG9pbnQYASABKAsyHy50aW5zbWl0aC50cmFpbmVyLnYxLkNoZWNrcG9pbnQihAEKFkxpc3RDaGVja3BvaW50c1JlcXVlc3QSEAoIbW9kZWxfaWQYASABKAkSMQoEa2luZBgCIAEoDjIjLnRpbnNtaXRoLnRyYWluZXIudjEuQ2hlY2twb2ludEtpbmQSEQoJcGFnZV9zaXplGAMgASgFEhIKCnBhZ2VfdG9rZW4YBCABKAkiaAoXTGlzdENoZWNrcG9pbnRzUmVzcG9uc2USNAoLY2hlY2twb2ludHMYASADKAsyHy50aW5zbWl0aC50cmFpbmVyLnYxLkNoZWNrcG9pbnQSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIiYKF1ZlcmlmeUNoZWNrcG9pbnRSZXF1ZXN0EgsKA3VyaRgBIAEoCSJPChhWZXJpZnlDaGVja3BvaW50UmVzcG9uc2USMwoKY2hlY2twb2ludBgBIAEoCzIfLnRpbnNtaXRoLnRyYWluZXIudjEuQ2hlY2twb2ludCImChdEZWxldGVDaGVja3BvaW50UmVxdWVzdBILCgN1cmkYASABKAkiKwoYRGVsZXRlQ2hlY2twb2ludFJlc3BvbnNlEg8KB2RlbGV0ZWQYASABKAgiTgoXU2V0Q2hlY2twb2ludFR0bFJlcXVlc3QSCwoDdXJpGAEgASgJEiYKA3R0bBgCIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbiJPChhTZXRDaGVja3BvaW50VHRsUmVzcG9uc2USMwoKY2hlY2twb2ludBgBIAEoCzIfLnRpbnNtaXRoLnRyYWluZXIudjEuQ2hlY2twb2ludCI6ChhQdWJsaXNoQ2hlY2twb2ludFJlcXVlc3QSCwoDdXJpGAEgASgJEhEKCXB1Ymxpc2hlZBgCIAEoCCJQChlQdWJsaXNoQ2hlY2twb2ludFJlc3BvbnNlEjMKCmNoZWNrcG9pbnQYASABKAsyHy50aW5zbWl0aC50cmFpbmVyLnYxLkNoZWNrcG9pbnQiPwoVQ29weUNoZWNrcG9pbnRSZXF1ZXN0EhIKCnNvdXJjZV91cmkYASABKAkSEgoKdGFyZ2V0X3VyaRgCIAEoCSJNChZDb3B5Q2hlY2twb2ludFJlc3BvbnNlEjMKCmNoZWNrcG9pbnQYASABKAsyHy50aW5zbWl0aC50cmFpbmVyLnYxLkNoZWNrcG9pbnQiKAoZRG93bmxvYWRDaGVja3BvaW50UmVxdWVzdBILCgN1cmkYASABKAkibQoaRG93bmxvYWRDaGVja3BvaW50UmVzcG9uc2USMQoEZmlsZRgBIAEoCzIjLnRpbnNtaXRoLnRyYWluZXIudjEuQ2hlY2twb2ludEZpbGUSDgoGb2Zmc2V0GAIgASgDEgwKBGRhdGEYAyABKAwiiQEKF1VwbG9hZENoZWNrcG9pbnRSZXF1ZXN0EjMKBmhlYWRlchgBIAEoCzIhLnRpbnNtaXRoLnRyYWluZXIudjEuVXBsb2FkSGVhZGVySAASMQoFcGllY2UYAiABKAsyIC50aW5zbWl0aC50cmFpbmVyLnYxLlVwbG9hZFBpZWNlSABCBgoEcGFydCJPCgxVcGxvYWRIZWFkZXISCwoDdXJpGAEgASgJEjIKBWZpbGVzGAIgAygLMiMudGluc21pdGgudHJhaW5lci52MS5DaGVja3BvaW50RmlsZSI5CgtVcGxvYWRQaWVjZRIMCgRuYW1lGAEgASgJEg4KBm9mZnNldBgCIAEoAxIMCgRkYXRhGAMgASgMIk8KGFVwbG9hZENoZWNrcG9pbnRSZXNwb25zZRIzCgpjaGVja3BvaW50GAEgASgLMh8udGluc21pdGgudHJhaW5lci52MS5DaGVja3BvaW50Ii8KEkV4cG9ydE1vZGVsUmVxdWVzdBILCgN1cmkYASABKAkSDAoEbmFtZRgCIAEoCSJdChNFeHBvcnRNb2RlbFJlc3BvbnNlEhIKCmJhc2VfbW9kZWwYASABKAkSMgoFZmlsZXMYAiADKAsyIy50aW5zbWl0aC50cmFpbmVyLnYxLkNoZWNrcG9pbnRGaWxlMv0IChFDaGVja3BvaW50U2VydmljZRJrCg1HZXRDaGVja3BvaW50EikudGluc21pdGgudHJhaW5lci52MS5HZXRDaGVja3BvaW50UmVxdWVzdBoqLnRpbnNtaXRoLnRyYWluZXIudjEuR2V0Q2hlY2twb2ludFJlc3BvbnNlIgOQAgEScQoPTGlzdENoZWNrcG9pbnRzEisudGluc21pdGgudHJhaW5lci52MS5MaXN0Q2hlY2twb2ludHNSZXF1ZXN0GiwudGluc21pdGgudHJhaW5lci52MS5MaXN0Q2hlY2twb2ludHNSZXNwb25zZSIDkAIBEnQKEFZlcmlmeUNoZWNrcG9pbnQSLC50aW5zbWl0aC50cmFpbmVyLnYxLlZlcmlmeUNoZWNrcG9pbnRSZXF1ZXN0Gi0udGluc21pdGgudHJhaW5lci52MS5WZXJpZnlDaGVja3BvaW50UmVzcG9uc2UiA5ACARJvChBEZWxldGVDaGVja3BvaW50EiwudGluc21pdGgudHJhaW5lci52MS5EZWxldGVDaGVja3BvaW50UmVxdWVzdBotLnRpbnNtaXRoLnRyYWluZXIudjEuRGVsZXRlQ2hlY2twb2ludFJlc3BvbnNlEm8KEFNldENoZWNrcG9pbnRUdGwSLC50aW5zbWl0aC50cmFpbmVyLnYxLlNldENoZWNrcG9pbnRUdGxSZXF1ZXN0Gi0udGluc21pdGgudHJhaW5lci52MS5TZXRDaGVja3BvaW50VHRsUmVzcG9uc2UScgoRUHVibGlzaENoZWNrcG9pbnQSLS50aW5zbWl0aC50cmFpbmVyLnYxLlB1Ymxpc2hDaGVja3BvaW50UmVxdWVzdBouLnRpbnNtaXRoLnRyYWluZXIudjEuUHVibGlzaENoZWNrcG9pbnRSZXNwb25zZRJpCg5Db3B5Q2hlY2twb2ludBIqLnRpbnNtaXRoLnRyYWluZXIudjEuQ29weUNoZWNrcG9pbnRSZXF1ZXN0GisudGluc21pdGgudHJhaW5lci52MS5Db3B5Q2hlY2twb2ludFJlc3BvbnNlEnwKEkRvd25sb2FkQ2hlY2twb2ludBIuLnRpbnNtaXRoLnRyYWluZXIudjEuRG93bmxvYWRDaGVja3BvaW50UmVxdWVzdBovLnRpbnNtaXRoLnRyYWluZXIudjEuRG93bmxvYWRDaGVja3BvaW50UmVzcG9uc2UiA5ACATABEnEKEFVwbG9hZENoZWNrcG9pbnQSLC50aW5zbWl0aC50cmFpbmVyLnYxLlVwbG9hZENoZWNrcG9pbnRSZXF1ZXN0Gi0udGluc21pdGgudHJhaW5lci52MS5VcGxvYWRDaGVja3BvaW50UmVzcG9uc2UoARJgCgtFeHBvcnRNb2RlbBInLnRpbnNtaXRoLnRyYWluZXIudjEuRXhwb3J0TW9kZWxSZXF1ZXN0GigudGluc21pdGgudHJhaW5lci52MS5FeHBvcnRNb2RlbFJlc3BvbnNlYgZwcm90bzM", [file_google_protobuf_duration, file_tinsmith_trainer_v1_checkpoint]);
+  fileDesc("Cix0aW5zbWl0aC90cmFpbmVyL3YxL2NoZWNrcG9pbnRfc2VydmljZS5wcm90bxITdGluc21pdGgudHJhaW5lci52MSIjChRHZXRDaGVja3BvaW50UmVxdWVzdBILCgN1cmkYASABKAkihQEKFUdldENoZWNrcG9pbnRSZXNwb25zZRIzCgpjaGVja3BvaW50GAEgASgLMh8udGluc21pdGgudHJhaW5lci52MS5DaGVja3BvaW50EjcKB3NraXBwZWQYAiADKAsyJi50aW5zbWl0aC50cmFpbmVyLnYxLlNraXBwZWRDaGVja3BvaW50IoQBChZMaXN0Q2hlY2twb2ludHNSZXF1ZXN0EhAKCG1vZGVsX2lkGAEgASgJEjEKBGtpbmQYAiABKA4yIy50aW5zbWl0aC50cmFpbmVyLnYxLkNoZWNrcG9pbnRLaW5kEhEKCXBhZ2Vfc2l6ZRgDIAEoBRISCgpwYWdlX3Rva2VuGAQgASgJImgKF0xpc3RDaGVja3BvaW50c1Jlc3BvbnNlEjQKC2NoZWNrcG9pbnRzGAEgAygLMh8udGluc21pdGgudHJhaW5lci52MS5DaGVja3BvaW50EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSImChdWZXJpZnlDaGVja3BvaW50UmVxdWVzdBILCgN1cmkYASABKAkiTwoYVmVyaWZ5Q2hlY2twb2ludFJlc3BvbnNlEjMKCmNoZWNrcG9pbnQYASABKAsyHy50aW5zbWl0aC50cmFpbmVyLnYxLkNoZWNrcG9pbnQiJgoXRGVsZXRlQ2hlY2twb2ludFJlcXVlc3QSCwoDdXJpGAEgASgJIisKGERlbGV0ZUNoZWNrcG9pbnRSZXNwb25zZRIPCgdkZWxldGVkGAEgASgIIk4KF1NldENoZWNrcG9pbnRUdGxSZXF1ZXN0EgsKA3VyaRgBIAEoCRImCgN0dGwYAiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24iTwoYU2V0Q2hlY2twb2ludFR0bFJlc3BvbnNlEjMKCmNoZWNrcG9pbnQYASABKAsyHy50aW5zbWl0aC50cmFpbmVyLnYxLkNoZWNrcG9pbnQiOgoYUHVibGlzaENoZWNrcG9pbnRSZXF1ZXN0EgsKA3VyaRgBIAEoCRIRCglwdWJsaXNoZWQYAiABKAgiUAoZUHVibGlzaENoZWNrcG9pbnRSZXNwb25zZRIzCgpjaGVja3BvaW50GAEgASgLMh8udGluc21pdGgudHJhaW5lci52MS5DaGVja3BvaW50Ij8KFUNvcHlDaGVja3BvaW50UmVxdWVzdBISCgpzb3VyY2VfdXJpGAEgASgJEhIKCnRhcmdldF91cmkYAiABKAkiTQoWQ29weUNoZWNrcG9pbnRSZXNwb25zZRIzCgpjaGVja3BvaW50GAEgASgLMh8udGluc21pdGgudHJhaW5lci52MS5DaGVja3BvaW50IkYKGURvd25sb2FkQ2hlY2twb2ludFJlcXVlc3QSCwoDdXJpGAEgASgJEgwKBGZpbGUYAiABKAkSDgoGb2Zmc2V0GAMgASgDIm0KGkRvd25sb2FkQ2hlY2twb2ludFJlc3BvbnNlEjEKBGZpbGUYASABKAsyIy50aW5zbWl0aC50cmFpbmVyLnYxLkNoZWNrcG9pbnRGaWxlEg4KBm9mZnNldBgCIAEoAxIMCgRkYXRhGAMgASgMIokBChdVcGxvYWRDaGVja3BvaW50UmVxdWVzdBIzCgZoZWFkZXIYASABKAsyIS50aW5zbWl0aC50cmFpbmVyLnYxLlVwbG9hZEhlYWRlckgAEjEKBXBpZWNlGAIgASgLMiAudGluc21pdGgudHJhaW5lci52MS5VcGxvYWRQaWVjZUgAQgYKBHBhcnQi9wEKDFVwbG9hZEhlYWRlchILCgN1cmkYASABKAkSMgoFZmlsZXMYAiADKAsyIy50aW5zbWl0aC50cmFpbmVyLnYxLkNoZWNrcG9pbnRGaWxlEhIKCmJhc2VfbW9kZWwYAyABKAkSSgoNdXNlcl9tZXRhZGF0YRgEIAMoCzIzLnRpbnNtaXRoLnRyYWluZXIudjEuVXBsb2FkSGVhZGVyLlVzZXJNZXRhZGF0YUVudHJ5EhEKCW92ZXJ3cml0ZRgFIAEoCBozChFVc2VyTWV0YWRhdGFFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBIjkKC1VwbG9hZFBpZWNlEgwKBG5hbWUYASABKAkSDgoGb2Zmc2V0GAIgASgDEgwKBGRhdGEYAyABKAwiTwoYVXBsb2FkQ2hlY2twb2ludFJlc3BvbnNlEjMKCmNoZWNrcG9pbnQYASABKAsyHy50aW5zbWl0aC50cmFpbmVyLnYxLkNoZWNrcG9pbnQiLwoSRXhwb3J0TW9kZWxSZXF1ZXN0EgsKA3VyaRgBIAEoCRIMCgRuYW1lGAIgASgJIl0KE0V4cG9ydE1vZGVsUmVzcG9uc2USEgoKYmFzZV9tb2RlbBgBIAEoCRIyCgVmaWxlcxgCIAMoCzIjLnRpbnNtaXRoLnRyYWluZXIudjEuQ2hlY2twb2ludEZpbGUy/QgKEUNoZWNrcG9pbnRTZXJ2aWNlEmsKDUdldENoZWNrcG9pbnQSKS50aW5zbWl0aC50cmFpbmVyLnYxLkdldENoZWNrcG9pbnRSZXF1ZXN0GioudGluc21pdGgudHJhaW5lci52MS5HZXRDaGVja3BvaW50UmVzcG9uc2UiA5ACARJxCg9MaXN0Q2hlY2twb2ludHMSKy50aW5zbWl0aC50cmFpbmVyLnYxLkxpc3RDaGVja3BvaW50c1JlcXVlc3QaLC50aW5zbWl0aC50cmFpbmVyLnYxLkxpc3RDaGVja3BvaW50c1Jlc3BvbnNlIgOQAgESdAoQVmVyaWZ5Q2hlY2twb2ludBIsLnRpbnNtaXRoLnRyYWluZXIudjEuVmVyaWZ5Q2hlY2twb2ludFJlcXVlc3QaLS50aW5zbWl0aC50cmFpbmVyLnYxLlZlcmlmeUNoZWNrcG9pbnRSZXNwb25zZSIDkAIBEm8KEERlbGV0ZUNoZWNrcG9pbnQSLC50aW5zbWl0aC50cmFpbmVyLnYxLkRlbGV0ZUNoZWNrcG9pbnRSZXF1ZXN0Gi0udGluc21pdGgudHJhaW5lci52MS5EZWxldGVDaGVja3BvaW50UmVzcG9uc2USbwoQU2V0Q2hlY2twb2ludFR0bBIsLnRpbnNtaXRoLnRyYWluZXIudjEuU2V0Q2hlY2twb2ludFR0bFJlcXVlc3QaLS50aW5zbWl0aC50cmFpbmVyLnYxLlNldENoZWNrcG9pbnRUdGxSZXNwb25zZRJyChFQdWJsaXNoQ2hlY2twb2ludBItLnRpbnNtaXRoLnRyYWluZXIudjEuUHVibGlzaENoZWNrcG9pbnRSZXF1ZXN0Gi4udGluc21pdGgudHJhaW5lci52MS5QdWJsaXNoQ2hlY2twb2ludFJlc3BvbnNlEmkKDkNvcHlDaGVja3BvaW50EioudGluc21pdGgudHJhaW5lci52MS5Db3B5Q2hlY2twb2ludFJlcXVlc3QaKy50aW5zbWl0aC50cmFpbmVyLnYxLkNvcHlDaGVja3BvaW50UmVzcG9uc2USfAoSRG93bmxvYWRDaGVja3BvaW50Ei4udGluc21pdGgudHJhaW5lci52MS5Eb3dubG9hZENoZWNrcG9pbnRSZXF1ZXN0Gi8udGluc21pdGgudHJhaW5lci52MS5Eb3dubG9hZENoZWNrcG9pbnRSZXNwb25zZSIDkAIBMAEScQoQVXBsb2FkQ2hlY2twb2ludBIsLnRpbnNtaXRoLnRyYWluZXIudjEuVXBsb2FkQ2hlY2twb2ludFJlcXVlc3QaLS50aW5zbWl0aC50cmFpbmVyLnYxLlVwbG9hZENoZWNrcG9pbnRSZXNwb25zZSgBEmAKC0V4cG9ydE1vZGVsEicudGluc21pdGgudHJhaW5lci52MS5FeHBvcnRNb2RlbFJlcXVlc3QaKC50aW5zbWl0aC50cmFpbmVyLnYxLkV4cG9ydE1vZGVsUmVzcG9uc2ViBnByb3RvMw", [file_google_protobuf_duration, file_tinsmith_trainer_v1_checkpoint]);
 
 /**
  * Request of GetCheckpoint.
@@ -25,7 +25,7 @@ export const file_tinsmith_trainer_v1_checkpoint_service: GenFile = /*@__PURE__*
  */
 export type GetCheckpointRequest = Message<"tinsmith.trainer.v1.GetCheckpointRequest"> & {
   /**
-   * The checkpoint.
+   * The checkpoint; its name may be "latest".
    *
    * @generated from field: string uri = 1;
    */
@@ -51,6 +51,13 @@ export type GetCheckpointResponse = Message<"tinsmith.trainer.v1.GetCheckpointRe
    * @generated from field: tinsmith.trainer.v1.Checkpoint checkpoint = 1;
    */
   checkpoint?: Checkpoint | undefined;
+
+  /**
+   * With "latest": newer ones that are damaged, newest first.
+   *
+   * @generated from field: repeated tinsmith.trainer.v1.SkippedCheckpoint skipped = 2;
+   */
+  skipped: SkippedCheckpoint[];
 };
 
 /**
@@ -373,6 +380,20 @@ export type DownloadCheckpointRequest = Message<"tinsmith.trainer.v1.DownloadChe
    * @generated from field: string uri = 1;
    */
   uri: string;
+
+  /**
+   * This file alone; empty streams all.
+   *
+   * @generated from field: string file = 2;
+   */
+  file: string;
+
+  /**
+   * With `file`: where to begin in it.
+   *
+   * @generated from field: int64 offset = 3;
+   */
+  offset: bigint;
 };
 
 /**
@@ -389,7 +410,7 @@ export const DownloadCheckpointRequestSchema: GenMessage<DownloadCheckpointReque
  */
 export type DownloadCheckpointResponse = Message<"tinsmith.trainer.v1.DownloadCheckpointResponse"> & {
   /**
-   * The file; in the first piece of each file with its checksum.
+   * In the first piece of each file: the file with its size and checksum.
    *
    * @generated from field: tinsmith.trainer.v1.CheckpointFile file = 1;
    */
@@ -468,11 +489,32 @@ export type UploadHeader = Message<"tinsmith.trainer.v1.UploadHeader"> & {
   uri: string;
 
   /**
-   * The files with sizes and checksums.
+   * The files with sizes and checksums, in the order in which they come.
    *
    * @generated from field: repeated tinsmith.trainer.v1.CheckpointFile files = 2;
    */
   files: CheckpointFile[];
+
+  /**
+   * Name of the base model here; empty takes the one in the adapter's configuration.
+   *
+   * @generated from field: string base_model = 3;
+   */
+  baseModel: string;
+
+  /**
+   * Attached to the checkpoint.
+   *
+   * @generated from field: map<string, string> user_metadata = 4;
+   */
+  userMetadata: { [key: string]: string };
+
+  /**
+   * Replace a checkpoint of the same name instead of refusing.
+   *
+   * @generated from field: bool overwrite = 5;
+   */
+  overwrite: boolean;
 };
 
 /**
@@ -503,7 +545,7 @@ export type UploadPiece = Message<"tinsmith.trainer.v1.UploadPiece"> & {
   offset: bigint;
 
   /**
-   * The piece.
+   * The piece; 1 MiB is a good size.
    *
    * @generated from field: bytes data = 3;
    */
@@ -552,7 +594,7 @@ export type ExportModelRequest = Message<"tinsmith.trainer.v1.ExportModelRequest
   uri: string;
 
   /**
-   * Name of the export.
+   * Name of the export: letters, digits, ".", "_" and "-".
    *
    * @generated from field: string name = 2;
    */
@@ -573,7 +615,7 @@ export const ExportModelRequestSchema: GenMessage<ExportModelRequest> = /*@__PUR
  */
 export type ExportModelResponse = Message<"tinsmith.trainer.v1.ExportModelResponse"> & {
   /**
-   * Name under which servers find the merged model as a base model.
+   * Its name, which setting base_models of servers takes; see the method.
    *
    * @generated from field: string base_model = 1;
    */
@@ -598,13 +640,20 @@ export const ExportModelResponseSchema: GenMessage<ExportModelResponse> = /*@__P
  * Manages checkpoints in blob storage.
  *
  * NOT_FOUND with reason CHECKPOINT_NOT_FOUND for an unknown URI, INVALID_ARGUMENT with reason BAD_CHECKPOINT_URI for
- * one that is not "tinsmith://{model_id}/{training|sampler}/{name}".
+ * one that is not "tinsmith://{model_id}/{training|sampler}/{name}", with reason RESERVED_NAME where a checkpoint would
+ * be named "latest". RESOURCE_EXHAUSTED with reason STORAGE_FULL and FAILED_PRECONDITION with reason
+ * STORAGE_NOT_WRITABLE from whatever writes; nothing is half-written then.
+ *
+ * Where API keys are asked for, checkpoints and the model ids in their URIs belong to tenants. Those of others are
+ * CHECKPOINT_NOT_FOUND, but for published ones, which everybody may read; nobody writes below another's model id, which is
+ * ALREADY_EXISTS with reason CHECKPOINT_EXISTS.
  *
  * @generated from service tinsmith.trainer.v1.CheckpointService
  */
 export const CheckpointService: GenService<{
   /**
-   * Reads one checkpoint's manifest.
+   * Reads one checkpoint's manifest. With the name "latest" every byte is read, as in VerifyCheckpoint, and the newest
+   * checkpoint that is whole is taken: DATA_LOSS with reason NO_GOOD_CHECKPOINT when all are damaged.
    *
    * @generated from rpc tinsmith.trainer.v1.CheckpointService.GetCheckpoint
    */
@@ -624,7 +673,8 @@ export const CheckpointService: GenService<{
     output: typeof ListCheckpointsResponseSchema;
   },
   /**
-   * Reads every byte and compares checksums. DATA_LOSS with reason CHECKPOINT_CORRUPT names the file.
+   * Reads every byte, compares checksums and looks for weights that are not finite. DATA_LOSS with reason
+   * CHECKPOINT_CORRUPT or WEIGHTS_NOT_FINITE; the metadata name the file.
    *
    * @generated from rpc tinsmith.trainer.v1.CheckpointService.VerifyCheckpoint
    */
@@ -654,7 +704,7 @@ export const CheckpointService: GenService<{
     output: typeof SetCheckpointTtlResponseSchema;
   },
   /**
-   * Lets other tenants read a checkpoint, or stops it.
+   * Lets other tenants read a checkpoint, or stops it. While it is published it does not expire.
    *
    * @generated from rpc tinsmith.trainer.v1.CheckpointService.PublishCheckpoint
    */
@@ -664,7 +714,11 @@ export const CheckpointService: GenService<{
     output: typeof PublishCheckpointResponseSchema;
   },
   /**
-   * Copies a checkpoint to another model id or name.
+   * Copies a checkpoint to another model id, kind or name; the copy is kept, whatever the life time of the source, and
+   * not published. A copy that is there already is the answer.
+   *
+   * DATA_LOSS with reason CHECKPOINT_CORRUPT; ALREADY_EXISTS with reason CHECKPOINT_EXISTS when the target is another
+   * checkpoint.
    *
    * @generated from rpc tinsmith.trainer.v1.CheckpointService.CopyCheckpoint
    */
@@ -674,7 +728,11 @@ export const CheckpointService: GenService<{
     output: typeof CopyCheckpointResponseSchema;
   },
   /**
-   * Streams a checkpoint's files, one after the other, in chunks.
+   * Streams a checkpoint's files, one after the other, in pieces of at most 1 MiB.
+   *
+   * A file is checked while it is read: DATA_LOSS with reason CHECKPOINT_CORRUPT comes behind the pieces of a damaged
+   * one, so a client trusts a file only when its own checksum agrees. A stream that broke is resumed with `file` and
+   * `offset`. INVALID_ARGUMENT with reason BAD_OFFSET for a place that is not in the file.
    *
    * @generated from rpc tinsmith.trainer.v1.CheckpointService.DownloadCheckpoint
    */
@@ -684,10 +742,24 @@ export const CheckpointService: GenService<{
     output: typeof DownloadCheckpointResponseSchema;
   },
   /**
-   * Stores a checkpoint made elsewhere: a PEFT adapter, with or without optimizer state.
+   * Stores a checkpoint made elsewhere: an adapter as PEFT writes it, or a checkpoint that was downloaded.
    *
-   * The first message is the header. DATA_LOSS with reason CHECKSUM_MISMATCH when a file's checksum differs;
-   * nothing is published then.
+   * The first message is the header, then come the files in its order, each piece where the one before ended. Files:
+   * "adapter_config.json" and "adapter_model.safetensors", and for a training checkpoint "optimizer.safetensors" as
+   * DownloadCheckpoint gives it. The files are stored as they came.
+   *
+   * Any LoRA on linear layers that CreateModel can adapt is taken, whatever its target_modules, layers_to_transform,
+   * alpha, use_rslora or fan_in_fan_out; its dropout does not count here. FAILED_PRECONDITION with reason
+   * ADAPTER_UNSUPPORTED, saying what, for everything else that changes the arithmetic, such as use_dora, rank_pattern,
+   * alpha_pattern, bias, modules_to_save, adapters of embeddings, initialisations that change the base model (pissa,
+   * olora, corda, loftq), or weights of the base model that differ from those that are served.
+   *
+   * INVALID_ARGUMENT with reason BAD_UPLOAD for another file name, a wrong offset, or a file that is cut short;
+   * UPLOAD_TOO_LARGE beyond the server's limit. DATA_LOSS with reason CHECKSUM_MISMATCH when a file's checksum differs,
+   * with reason WEIGHTS_NOT_FINITE when a weight is not finite, CHECKPOINT_CORRUPT when a file is not what its name says.
+   * ALREADY_EXISTS with reason CHECKPOINT_EXISTS; NOT_FOUND with reason BASE_MODEL_NOT_FOUND; FAILED_PRECONDITION with
+   * reason CHECKPOINT_MISMATCH when the optimizer's memory is that of another adapter, BACKEND_UNSUPPORTED when the
+   * trainer's backend keeps no base models. Nothing is published then, and nothing is left of it.
    *
    * @generated from rpc tinsmith.trainer.v1.CheckpointService.UploadCheckpoint
    */
@@ -697,7 +769,16 @@ export const CheckpointService: GenService<{
     output: typeof UploadCheckpointResponseSchema;
   },
   /**
-   * Writes the base model with the adapter merged in, as a Hugging Face directory in blob storage.
+   * Writes the base model with the adapter merged in, as a Hugging Face directory, in the number type that the trainer
+   * has the base model in.
+   *
+   * It lies at `name` below the trainer's setting export_root (<home>/exports unless set), published whole or not at
+   * all. Setting base_models of any server with the same home takes `name` as it takes an embedded model's; a server
+   * with another home, or with export_root set, takes the directory. The same export that is there already is the answer.
+   *
+   * ALREADY_EXISTS with reason EXPORT_EXISTS when the name is taken by another model, be it an embedded one; NOT_FOUND with reason
+   * BASE_MODEL_NOT_FOUND; DATA_LOSS with reason CHECKPOINT_CORRUPT or WEIGHTS_NOT_FINITE; FAILED_PRECONDITION with
+   * reason ADAPTER_UNSUPPORTED, CHECKPOINT_MISMATCH or BACKEND_UNSUPPORTED.
    *
    * @generated from rpc tinsmith.trainer.v1.CheckpointService.ExportModel
    */

@@ -14,10 +14,13 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file tinsmith/trainer/v1/loss.proto.
  */
 export const file_tinsmith_trainer_v1_loss: GenFile = /*@__PURE__*/
-  fileDesc("Ch50aW5zbWl0aC90cmFpbmVyL3YxL2xvc3MucHJvdG8SE3RpbnNtaXRoLnRyYWluZXIudjEiwwMKCExvc3NTcGVjEj4KDWNyb3NzX2VudHJvcHkYASABKAsyJS50aW5zbWl0aC50cmFpbmVyLnYxLkNyb3NzRW50cm9weUxvc3NIABJKChNpbXBvcnRhbmNlX3NhbXBsaW5nGAIgASgLMisudGluc21pdGgudHJhaW5lci52MS5JbXBvcnRhbmNlU2FtcGxpbmdMb3NzSAASKwoDcHBvGAMgASgLMhwudGluc21pdGgudHJhaW5lci52MS5QcG9Mb3NzSAASLwoFY2lzcG8YBCABKAsyHi50aW5zbWl0aC50cmFpbmVyLnYxLkNpc3BvTG9zc0gAEisKA2RybxgFIAEoCzIcLnRpbnNtaXRoLnRyYWluZXIudjEuRHJvTG9zc0gAEi0KBGdzcG8YBiABKAsyHS50aW5zbWl0aC50cmFpbmVyLnYxLkdzcG9Mb3NzSAASMQoGY3VzdG9tGAcgASgLMh8udGluc21pdGgudHJhaW5lci52MS5DdXN0b21Mb3NzSAASNgoMcmVndWxhcml6ZXJzGAggAygLMiAudGluc21pdGgudHJhaW5lci52MS5SZWd1bGFyaXplckIGCgRsb3NzIhIKEENyb3NzRW50cm9weUxvc3MiGAoWSW1wb3J0YW5jZVNhbXBsaW5nTG9zcyJTCgdQcG9Mb3NzEhUKCGNsaXBfbG93GAEgASgBSACIAQESFgoJY2xpcF9oaWdoGAIgASgBSAGIAQFCCwoJX2NsaXBfbG93QgwKCl9jbGlwX2hpZ2giVQoJQ2lzcG9Mb3NzEhUKCGNsaXBfbG93GAEgASgBSACIAQESFgoJY2xpcF9oaWdoGAIgASgBSAGIAQFCCwoJX2NsaXBfbG93QgwKCl9jbGlwX2hpZ2giJQoHRHJvTG9zcxIRCgRiZXRhGAEgASgBSACIAQFCBwoFX2JldGEiVAoIR3Nwb0xvc3MSFQoIY2xpcF9sb3cYASABKAFIAIgBARIWCgljbGlwX2hpZ2gYAiABKAFIAYgBAUILCglfY2xpcF9sb3dCDAoKX2NsaXBfaGlnaCJKCgpDdXN0b21Mb3NzEiwKBW5vZGVzGAEgAygLMh0udGluc21pdGgudHJhaW5lci52MS5Mb3NzTm9kZRIOCgZpbnB1dHMYAiADKAki2AEKCExvc3NOb2RlEgwKBG5hbWUYASABKAkSEQoJb3BlcmF0aW9uGAIgASgJEhEKCWFyZ3VtZW50cxgDIAMoCRI7CgdvcHRpb25zGAQgAygLMioudGluc21pdGgudHJhaW5lci52MS5Mb3NzTm9kZS5PcHRpb25zRW50cnkSKwoIY29uc3RhbnQYBSABKAsyGS50aW5zbWl0aC50eXBlcy52MS5UZW5zb3IaLgoMT3B0aW9uc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoAToCOAEi0gIKC1JlZ3VsYXJpemVyEgwKBG5hbWUYASABKAkSMgoEa2luZBgCIAEoDjIkLnRpbnNtaXRoLnRyYWluZXIudjEuUmVndWxhcml6ZXJLaW5kEg4KBndlaWdodBgDIAEoARI+CgdvcHRpb25zGAQgAygLMi0udGluc21pdGgudHJhaW5lci52MS5SZWd1bGFyaXplci5PcHRpb25zRW50cnkSPgoHY2hvaWNlcxgFIAMoCzItLnRpbnNtaXRoLnRyYWluZXIudjEuUmVndWxhcml6ZXIuQ2hvaWNlc0VudHJ5EhEKCXJlZmVyZW5jZRgGIAEoCRouCgxPcHRpb25zRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgBOgI4ARouCgxDaG9pY2VzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASK2AQoRUmVndWxhcml6ZXJSZXBvcnQSDAoEbmFtZRgBIAEoCRINCgV2YWx1ZRgCIAEoARIUCgxjb250cmlidXRpb24YAyABKAESHgoRbG9ncHJvYl9ncmFkX25vcm0YBCABKAFIAIgBARIgChNwYXJhbWV0ZXJfZ3JhZF9ub3JtGAUgASgBSAGIAQFCFAoSX2xvZ3Byb2JfZ3JhZF9ub3JtQhYKFF9wYXJhbWV0ZXJfZ3JhZF9ub3JtKusCCg9SZWd1bGFyaXplcktpbmQSIAocUkVHVUxBUklaRVJfS0lORF9VTlNQRUNJRklFRBAAEhcKE1JFR1VMQVJJWkVSX0tJTkRfTDEQARIXChNSRUdVTEFSSVpFUl9LSU5EX0wyEAISIAocUkVHVUxBUklaRVJfS0lORF9FTEFTVElDX05FVBADEhwKGFJFR1VMQVJJWkVSX0tJTkRfRU5UUk9QWRAEEhcKE1JFR1VMQVJJWkVSX0tJTkRfS0wQBRIXChNSRUdVTEFSSVpFUl9LSU5EX0pTEAYSIAocUkVHVUxBUklaRVJfS0lORF9DT05TSVNURU5DWRAHEiIKHlJFR1VMQVJJWkVSX0tJTkRfT1JUSE9HT05BTElUWRAIEiUKIVJFR1VMQVJJWkVSX0tJTkRfR1JBRElFTlRfUEVOQUxUWRAJEiUKIVJFR1VMQVJJWkVSX0tJTkRfT1VUUFVUX01BR05JVFVERRAKYgZwcm90bzM", [file_tinsmith_types_v1_tensor]);
+  fileDesc("Ch50aW5zbWl0aC90cmFpbmVyL3YxL2xvc3MucHJvdG8SE3RpbnNtaXRoLnRyYWluZXIudjEiwwMKCExvc3NTcGVjEj4KDWNyb3NzX2VudHJvcHkYASABKAsyJS50aW5zbWl0aC50cmFpbmVyLnYxLkNyb3NzRW50cm9weUxvc3NIABJKChNpbXBvcnRhbmNlX3NhbXBsaW5nGAIgASgLMisudGluc21pdGgudHJhaW5lci52MS5JbXBvcnRhbmNlU2FtcGxpbmdMb3NzSAASKwoDcHBvGAMgASgLMhwudGluc21pdGgudHJhaW5lci52MS5QcG9Mb3NzSAASLwoFY2lzcG8YBCABKAsyHi50aW5zbWl0aC50cmFpbmVyLnYxLkNpc3BvTG9zc0gAEisKA2RybxgFIAEoCzIcLnRpbnNtaXRoLnRyYWluZXIudjEuRHJvTG9zc0gAEi0KBGdzcG8YBiABKAsyHS50aW5zbWl0aC50cmFpbmVyLnYxLkdzcG9Mb3NzSAASMQoGY3VzdG9tGAcgASgLMh8udGluc21pdGgudHJhaW5lci52MS5DdXN0b21Mb3NzSAASNgoMcmVndWxhcml6ZXJzGAggAygLMiAudGluc21pdGgudHJhaW5lci52MS5SZWd1bGFyaXplckIGCgRsb3NzIhIKEENyb3NzRW50cm9weUxvc3MiGAoWSW1wb3J0YW5jZVNhbXBsaW5nTG9zcyJTCgdQcG9Mb3NzEhUKCGNsaXBfbG93GAEgASgBSACIAQESFgoJY2xpcF9oaWdoGAIgASgBSAGIAQFCCwoJX2NsaXBfbG93QgwKCl9jbGlwX2hpZ2giVQoJQ2lzcG9Mb3NzEhUKCGNsaXBfbG93GAEgASgBSACIAQESFgoJY2xpcF9oaWdoGAIgASgBSAGIAQFCCwoJX2NsaXBfbG93QgwKCl9jbGlwX2hpZ2giJQoHRHJvTG9zcxIRCgRiZXRhGAEgASgBSACIAQFCBwoFX2JldGEiVAoIR3Nwb0xvc3MSFQoIY2xpcF9sb3cYASABKAFIAIgBARIWCgljbGlwX2hpZ2gYAiABKAFIAYgBAUILCglfY2xpcF9sb3dCDAoKX2NsaXBfaGlnaCK5AQoKQ3VzdG9tTG9zcxIsCgVub2RlcxgBIAMoCzIdLnRpbnNtaXRoLnRyYWluZXIudjEuTG9zc05vZGUSDgoGcmVzdWx0GAIgASgJEj0KB21ldHJpY3MYAyADKAsyLC50aW5zbWl0aC50cmFpbmVyLnYxLkN1c3RvbUxvc3MuTWV0cmljc0VudHJ5Gi4KDE1ldHJpY3NFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBIugBCghMb3NzTm9kZRIMCgRuYW1lGAEgASgJEhEKCW9wZXJhdGlvbhgCIAEoCRIRCglhcmd1bWVudHMYAyADKAkSOwoHb3B0aW9ucxgEIAMoCzIqLnRpbnNtaXRoLnRyYWluZXIudjEuTG9zc05vZGUuT3B0aW9uc0VudHJ5EisKCGNvbnN0YW50GAUgASgLMhkudGluc21pdGgudHlwZXMudjEuVGVuc29yEg4KBmNvbHVtbhgGIAEoCRouCgxPcHRpb25zRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgBOgI4ASLSAgoLUmVndWxhcml6ZXISDAoEbmFtZRgBIAEoCRIyCgRraW5kGAIgASgOMiQudGluc21pdGgudHJhaW5lci52MS5SZWd1bGFyaXplcktpbmQSDgoGd2VpZ2h0GAMgASgBEj4KB29wdGlvbnMYBCADKAsyLS50aW5zbWl0aC50cmFpbmVyLnYxLlJlZ3VsYXJpemVyLk9wdGlvbnNFbnRyeRI+CgdjaG9pY2VzGAUgAygLMi0udGluc21pdGgudHJhaW5lci52MS5SZWd1bGFyaXplci5DaG9pY2VzRW50cnkSEQoJcmVmZXJlbmNlGAYgASgJGi4KDE9wdGlvbnNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAE6AjgBGi4KDENob2ljZXNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBIsYBChFSZWd1bGFyaXplclJlcG9ydBIMCgRuYW1lGAEgASgJEg0KBXZhbHVlGAIgASgBEhQKDGNvbnRyaWJ1dGlvbhgDIAEoARIeChFsb2dwcm9iX2dyYWRfbm9ybRgEIAEoAUgAiAEBEiAKE3BhcmFtZXRlcl9ncmFkX25vcm0YBSABKAFIAYgBARIOCgZ3ZWlnaHQYBiABKAFCFAoSX2xvZ3Byb2JfZ3JhZF9ub3JtQhYKFF9wYXJhbWV0ZXJfZ3JhZF9ub3JtKusCCg9SZWd1bGFyaXplcktpbmQSIAocUkVHVUxBUklaRVJfS0lORF9VTlNQRUNJRklFRBAAEhcKE1JFR1VMQVJJWkVSX0tJTkRfTDEQARIXChNSRUdVTEFSSVpFUl9LSU5EX0wyEAISIAocUkVHVUxBUklaRVJfS0lORF9FTEFTVElDX05FVBADEhwKGFJFR1VMQVJJWkVSX0tJTkRfRU5UUk9QWRAEEhcKE1JFR1VMQVJJWkVSX0tJTkRfS0wQBRIXChNSRUdVTEFSSVpFUl9LSU5EX0pTEAYSIAocUkVHVUxBUklaRVJfS0lORF9DT05TSVNURU5DWRAHEiIKHlJFR1VMQVJJWkVSX0tJTkRfT1JUSE9HT05BTElUWRAIEiUKIVJFR1VMQVJJWkVSX0tJTkRfR1JBRElFTlRfUEVOQUxUWRAJEiUKIVJFR1VMQVJJWkVSX0tJTkRfT1VUUFVUX01BR05JVFVERRAKYgZwcm90bzM", [file_tinsmith_types_v1_tensor]);
 
 /**
  * The loss of a training call. All are sums over tokens, never means.
+ *
+ * The losses are the fields of `loss`; a request can name no other. The hosted service's "stable_reinforce" is not among
+ * them: its objective is internal to that service and has no public formula.
  *
  * Below, p is the model's logprob of the target token, q the sampler's ("logprobs"), r = exp(p - q),
  * A the advantage ("advantages") and w the weight ("weights"). Required columns of `loss_inputs` are named with each.
@@ -26,7 +29,7 @@ export const file_tinsmith_trainer_v1_loss: GenFile = /*@__PURE__*/
  */
 export type LossSpec = Message<"tinsmith.trainer.v1.LossSpec"> & {
   /**
-   * Which loss.
+   * Which loss. INVALID_ARGUMENT with reason UNKNOWN_LOSS, and their names in the message, when it is none of these.
    *
    * @generated from oneof tinsmith.trainer.v1.LossSpec.loss
    */
@@ -89,7 +92,8 @@ export type LossSpec = Message<"tinsmith.trainer.v1.LossSpec"> & {
   } | { case: undefined; value?: undefined };
 
   /**
-   * Terms added to the loss, in order; names are unique.
+   * Terms added to the loss, each times its weight. Names are unique: INVALID_ARGUMENT with reason BAD_REGULARIZER for two
+   * of one name, and for an option or choice that a kind does not have.
    *
    * @generated from field: repeated tinsmith.trainer.v1.Regularizer regularizers = 8;
    */
@@ -105,7 +109,8 @@ export const LossSpecSchema: GenMessage<LossSpec> = /*@__PURE__*/
 
 /**
  * -sum w p. Columns: target_tokens int64 [T], weights float32 [T]; both may be [T, K] for soft targets, and weights
- * may be sparse: -sum_n sum_k w_nk p_n(target_nk).
+ * may be sparse: -sum_n sum_k w_nk p_n(target_nk). A sparse column is unpacked to its T x K values, of which a column may
+ * have 2^26: BATCH_TOO_LARGE beyond.
  *
  * @generated from message tinsmith.trainer.v1.CrossEntropyLoss
  */
@@ -246,22 +251,40 @@ export const GspoLossSchema: GenMessage<GspoLoss> = /*@__PURE__*/
 /**
  * A loss given as a graph of operations, rebuilt from an allow-list on the server; nothing else of it is executed.
  *
+ * Columns: target_tokens int64 [T] or [T, K], and those that "input" nodes name. Every token counts; weigh with a column.
+ * INVALID_ARGUMENT with reason OPERATION_NOT_ALLOWED for an operation that `LossNode` does not list; with reason
+ * BAD_LOSS_GRAPH, and the node's name in the metadata, for a name given twice, an argument that is no earlier node (so that
+ * there are no cycles), a wrong number of arguments, an unknown or missing option, shapes that do not fit, a constant that
+ * is not finite, a result that is not a scalar; with reason BATCH_TOO_LARGE when nodes times values are more than 2^28.
+ *
+ * Where the graph is a sum over data of terms that each read one datum, the loss is computed in micro-batches like any
+ * other. Else (a mean over all, data compared with each other, a function of a sum) the model is read twice: once for the
+ * logprobs of the whole call, once for its gradients.
+ *
  * @generated from message tinsmith.trainer.v1.CustomLoss
  */
 export type CustomLoss = Message<"tinsmith.trainer.v1.CustomLoss"> & {
   /**
-   * Operations in topological order; the last one's value is the loss, a scalar.
+   * Operations, each after those it refers to. A name is unique.
    *
    * @generated from field: repeated tinsmith.trainer.v1.LossNode nodes = 1;
    */
   nodes: LossNode[];
 
   /**
-   * Columns of `loss_inputs` that the graph reads, besides "logprobs" of the model.
+   * Node that is the loss, a scalar. Empty: the last one.
    *
-   * @generated from field: repeated string inputs = 2;
+   * @generated from field: string result = 2;
    */
-  inputs: string[];
+  result: string;
+
+  /**
+   * Metrics of the answer by name and reduction, and the node that each is made of: {"accuracy:mean": "is_right"}. The
+   * reductions are sum, mean, min and max over the node's values. "loss:sum" is taken.
+   *
+   * @generated from field: map<string, string> metrics = 3;
+   */
+  metrics: { [key: string]: string };
 };
 
 /**
@@ -272,7 +295,38 @@ export const CustomLossSchema: GenMessage<CustomLoss> = /*@__PURE__*/
   messageDesc(file_tinsmith_trainer_v1_loss, 7);
 
 /**
- * One operation of a custom loss. INVALID_ARGUMENT with reason OPERATION_NOT_ALLOWED for an unknown one.
+ * One operation of a custom loss.
+ *
+ * A value is a scalar; or has one number a datum, "[D]"; one a token, "[T]"; or K a token, "[T, K]". Where an operation
+ * takes several values, they are of one shape, or scalars, or [T] beside [T, K], where a token's number is repeated for
+ * its K targets. [D] meets tokens by "to_tokens" only. Comparisons give 1 or 0. Gradients are those that torch defines.
+ *
+ * Sources, without arguments:
+ *   logprobs            the model's logprobs of target_tokens, [T] or [T, K] as these are
+ *   input               the column `column` of `loss_inputs`, int64, int32 or float32, [T] or [T, K]
+ *   input_by_datum      the column `column`, of which each datum has one value; [D]
+ *   constant            `constant`, of one finite element; a scalar
+ * Number by number, any shape:
+ *   add sub mul div     a + b, a - b, a b, a / b
+ *   minimum maximum     of two; both get half of the gradient where they are equal
+ *   lt le gt ge eq ne   comparisons of two; no gradient
+ *   where               b where a is not 0, c elsewhere; arguments a, b, c
+ *   neg abs square sqrt exp expm1 log log1p sigmoid log_sigmoid softplus tanh relu     of one
+ *   pow                 a to the power of option "exponent"
+ *   clamp               a between options "min" and "max", of which one may be left out
+ *   detach              a, without gradient
+ * Over the K targets of a token:
+ *   sum_over_targets mean_over_targets max_over_targets logsumexp     [T, K] -> [T]
+ *   softmax log_softmax                                               [T, K] -> [T, K]
+ * Over the tokens of a datum:
+ *   sum_by_datum mean_by_datum min_by_datum max_by_datum     [T] -> [D]
+ *   cumsum_by_datum     sums up to and with each token; with option "reverse" 1 from it to the end; [T] -> [T]
+ *   to_tokens           each datum's number for all its tokens; [D] -> [T]
+ * Between data:
+ *   gather_data         for each datum the number of another; arguments a [D] and an "input_by_datum" node of integers, the
+ *                       places of the others in the call; [D] -> [D]
+ * Over all values of the call:
+ *   sum mean min max    any shape -> scalar
  *
  * @generated from message tinsmith.trainer.v1.LossNode
  */
@@ -285,7 +339,7 @@ export type LossNode = Message<"tinsmith.trainer.v1.LossNode"> & {
   name: string;
 
   /**
-   * Operation, for example "mul", "exp", "clamp", "sum", "input", "constant".
+   * Operation, one of those above.
    *
    * @generated from field: string operation = 2;
    */
@@ -311,6 +365,13 @@ export type LossNode = Message<"tinsmith.trainer.v1.LossNode"> & {
    * @generated from field: tinsmith.types.v1.Tensor constant = 5;
    */
   constant?: Tensor | undefined;
+
+  /**
+   * Column that an "input" or "input_by_datum" reads.
+   *
+   * @generated from field: string column = 6;
+   */
+  column: string;
 };
 
 /**
@@ -327,7 +388,7 @@ export const LossNodeSchema: GenMessage<LossNode> = /*@__PURE__*/
  */
 export type Regularizer = Message<"tinsmith.trainer.v1.Regularizer"> & {
   /**
-   * Name in the answer's metrics; unique in its call.
+   * Name in the answer; unique in its call.
    *
    * @generated from field: string name = 1;
    */
@@ -341,7 +402,7 @@ export type Regularizer = Message<"tinsmith.trainer.v1.Regularizer"> & {
   kind: RegularizerKind;
 
   /**
-   * Factor; 0 switches the term off.
+   * Factor. 0 switches the term off: the gradients are those without it, bit for bit; its value is still reported.
    *
    * @generated from field: double weight = 3;
    */
@@ -390,7 +451,7 @@ export type RegularizerReport = Message<"tinsmith.trainer.v1.RegularizerReport">
   name: string;
 
   /**
-   * Value before weighting.
+   * Value before weighting, summed over data.
    *
    * @generated from field: double value = 2;
    */
@@ -404,18 +465,26 @@ export type RegularizerReport = Message<"tinsmith.trainer.v1.RegularizerReport">
   contribution: number;
 
   /**
-   * Norm of its gradient with respect to the logprobs; absent when it has none.
+   * Euclidean norm of the value's gradient by the logprobs that it reads; times weight it is that of the contribution.
+   * Absent when it has none: from Forward, and where the value is constant.
    *
    * @generated from field: optional double logprob_grad_norm = 4;
    */
   logprobGradNorm?: number | undefined;
 
   /**
-   * Norm of its gradient with respect to the parameters; absent when not asked for.
+   * Norm of the value's gradient by the adapter's parameters. Absent when not asked for, or where the value is constant.
    *
    * @generated from field: optional double parameter_grad_norm = 5;
    */
   parameterGradNorm?: number | undefined;
+
+  /**
+   * The weight of the request.
+   *
+   * @generated from field: double weight = 6;
+   */
+  weight: number;
 };
 
 /**
@@ -426,7 +495,24 @@ export const RegularizerReportSchema: GenMessage<RegularizerReport> = /*@__PURE_
   messageDesc(file_tinsmith_trainer_v1_loss, 10);
 
 /**
- * Which penalty a regularizer applies. x is the target logprobs of a datum unless `options` say otherwise.
+ * Which penalty a regularizer applies.
+ *
+ * A penalty is computed for each datum and summed over data, so that it is the same however a batch is cut into calls (but
+ * for the draws of an interpolated gradient penalty, which go by a datum's place in its call). x are
+ * the logprobs that it reads of a datum's T tokens: those of the targets, [T] or [T, K]; or, with the choice {"over":
+ * "vocabulary"}, those of all tokens, [T, V]. p = exp(x). q is the reference, logprobs of x's shape: the column
+ * `reference`, float32; over the vocabulary it may be sparse, where what is not stored has its `pad_value`, which may be
+ * -infinity if every token that is read has an entry (BAD_TENSOR else). Penalties on distributions need K targets or the
+ * vocabulary; x and q are normalised over these first.
+ *
+ * Choices of every kind: "over" ("targets", the default, or "vocabulary": T times V may be 2^29, BATCH_TOO_LARGE beyond) and "mask", the name of a float32 column [T]; only
+ * tokens where it is not 0 are read (for example "weights" or "advantages"). Without it all tokens are, the prompt's too.
+ *
+ * Below, options are numbers with their defaults, choices are words, the default first. "reduction": "sum" or "mean" is over
+ * the values of a datum where these are summed below (over its tokens where they are distributions).
+ *
+ * INVALID_ARGUMENT with reason BAD_REGULARIZER for another option or choice, for a value out of range, for a missing or
+ * needless reference, for 1-D targets where distributions are needed; the metadata name the regularizer.
  *
  * @generated from enum tinsmith.trainer.v1.RegularizerKind
  */
@@ -439,70 +525,85 @@ export enum RegularizerKind {
   UNSPECIFIED = 0,
 
   /**
-   * lambda sum |x|.
+   * lambda sum |x|. Options: lambda 1. Choices: reduction; of "logprobs", "probs" (p in the place of x).
    *
    * @generated from enum value: REGULARIZER_KIND_L1 = 1;
    */
   L1 = 1,
 
   /**
-   * lambda sum clip(x - center)^2.
+   * lambda sum clip(x - c)^2. Options: lambda 1, clip (largest |x - c|; absent: none), center 0 (c). Choices: reduction; of as
+   * L1; around "value", "mean" (c is the mean of the datum's x).
    *
    * @generated from enum value: REGULARIZER_KIND_L2 = 2;
    */
   L2 = 2,
 
   /**
-   * lambda (a sum |x| + (1 - a) sum x^2).
+   * lambda (a sum |x| + (1 - a) sum x^2). Options: lambda 1, l1_ratio 0.5 (a, 0 to 1). Choices: reduction; of as L1.
    *
    * @generated from enum value: REGULARIZER_KIND_ELASTIC_NET = 3;
    */
   ELASTIC_NET = 3,
 
   /**
-   * Entropy of the predicted distribution, maximised or minimised.
+   * Entropy H = -sum p log p of each token's distribution. Options: temperature 1 (of log_softmax(x / temperature)),
+   * normalize 0 (1 divides by the log of the number of outcomes). Choices: mode "maximize" (-H), "minimize" (H); reduction.
    *
    * @generated from enum value: REGULARIZER_KIND_ENTROPY = 4;
    */
   ENTROPY = 4,
 
   /**
-   * KL divergence to a reference.
+   * KL divergence. Choices: direction "forward" (KL(p|q)), "reverse" (KL(q|p)), "symmetric" (half of both); estimator
+   * "auto", "full", "k1", "k2", "k3"; reduction. Options: clip 100 (largest |log-ratio|). "full" is of distributions: sum p (log p -
+   * log q). The others are of one sampled token each, with d = x - q forward, where the tokens are sampled from p, and d = q
+   * - x reverse, where they are sampled from q: k1 = d, k2 = d^2 / 2, k3 = exp(-d) - 1 + d (Schulman 2020). They have no
+   * symmetric form. 1-D targets take k1, k2 and k3 only, "auto" is k3; distributions take "full" only, "auto" is that. The
+   * gradient is that of the value for the tokens at hand; k1's is that of sum x whatever q.
    *
    * @generated from enum value: REGULARIZER_KIND_KL = 5;
    */
   KL = 5,
 
   /**
-   * Jensen-Shannon divergence to a reference.
+   * Jensen-Shannon divergence KL(p|m) / 2 + KL(q|m) / 2 with m = (p + q) / 2. Choices: reduction.
    *
    * @generated from enum value: REGULARIZER_KIND_JS = 6;
    */
   JS = 6,
 
   /**
-   * Distance between logprobs and a paired column.
+   * Distance of x from its reference. Choices: metric "mse" (mean (x - q)^2), "l1" (mean |x - q|), "cosine" (1 - cos of the
+   * datum's x and q as vectors), "kl" (symmetric KL of distributions, mean over tokens).
    *
    * @generated from enum value: REGULARIZER_KIND_CONSISTENCY = 7;
    */
   CONSISTENCY = 7,
 
   /**
-   * Off-diagonal mass of a Gram matrix.
+   * How far from orthogonal are the rows of the datum's matrix x, which needs K targets or the vocabulary. G = X X^T. Choices:
+   * mode "soft" (sum of G_ij^2, i != j), "hard" (|G - I|^2), "spectral" ((tr G - n)^2 + soft's); axis "sequence" (a row a
+   * token), "vocabulary" (a row a target or vocabulary entry); of as L1. Options: normalize 1 (rows scaled to length 1; 0
+   * does not). At most 8192 rows: BATCH_TOO_LARGE beyond.
    *
    * @generated from enum value: REGULARIZER_KIND_ORTHOGONALITY = 8;
    */
   ORTHOGONALITY = 8,
 
   /**
-   * (|gradient| - target)^2.
+   * (|g| - t)^2, where g is the gradient of a function of the target logprobs by them. Choices: function "loss" (the call's),
+   * "sum" (sum x, whose g is all ones: a constant, without gradient); at "output" (at x), "interpolated" (at e x + (1 - e) q
+   * with e uniform in [0, 1], one a datum, drawn from the seed in the data's order; needs a reference). Options: target_norm
+   * 1, seed 0. Not over the vocabulary, and not of a custom loss that is no sum over data. The loss of linear losses such as
+   * cross_entropy has a constant g: a value, no gradient.
    *
    * @generated from enum value: REGULARIZER_KIND_GRADIENT_PENALTY = 9;
    */
   GRADIENT_PENALTY = 9,
 
   /**
-   * (|x| - target)^2.
+   * (|x| - t)^2, |x| the length of the datum's x as a vector. Options: target_norm 1. Choices: of as L1.
    *
    * @generated from enum value: REGULARIZER_KIND_OUTPUT_MAGNITUDE = 10;
    */

@@ -8,7 +8,7 @@ import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegen
 import { fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
 import type { Duration, Timestamp } from "@bufbuild/protobuf/wkt";
 import { file_google_protobuf_duration, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
-import type { Checkpoint } from "./checkpoint_pb.js";
+import type { Checkpoint, SkippedCheckpoint } from "./checkpoint_pb.js";
 import { file_tinsmith_trainer_v1_checkpoint } from "./checkpoint_pb.js";
 import type { LossSpec, RegularizerReport } from "./loss_pb.js";
 import { file_tinsmith_trainer_v1_loss } from "./loss_pb.js";
@@ -26,10 +26,10 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file tinsmith/trainer/v1/trainer_service.proto.
  */
 export const file_tinsmith_trainer_v1_trainer_service: GenFile = /*@__PURE__*/
-  fileDesc("Cil0aW5zbWl0aC90cmFpbmVyL3YxL3RyYWluZXJfc2VydmljZS5wcm90bxITdGluc21pdGgudHJhaW5lci52MSL5AgoFTW9kZWwSEAoIbW9kZWxfaWQYASABKAkSEgoKYmFzZV9tb2RlbBgCIAEoCRIrCgRsb3JhGAMgASgLMh0udGluc21pdGgudHlwZXMudjEuTG9yYUNvbmZpZxIMCgRzdGVwGAQgASgDEhMKC2xhc3Rfc2VxX2lkGAUgASgDEi8KC2NyZWF0ZV90aW1lGAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIxCg1sYXN0X3VzZV90aW1lGAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBJDCg11c2VyX21ldGFkYXRhGAggAygLMiwudGluc21pdGgudHJhaW5lci52MS5Nb2RlbC5Vc2VyTWV0YWRhdGFFbnRyeRIcChR0cmFpbmFibGVfcGFyYW1ldGVycxgJIAEoAxozChFVc2VyTWV0YWRhdGFFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBIuMCChJDcmVhdGVNb2RlbFJlcXVlc3QSEgoKcmVxdWVzdF9pZBgBIAEoCRIQCghtb2RlbF9pZBgCIAEoCRISCgpiYXNlX21vZGVsGAMgASgJEisKBGxvcmEYBCABKAsyHS50aW5zbWl0aC50eXBlcy52MS5Mb3JhQ29uZmlnEhYKDmNoZWNrcG9pbnRfdXJpGAUgASgJEhYKDmxvYWRfb3B0aW1pemVyGAYgASgIElAKDXVzZXJfbWV0YWRhdGEYByADKAsyOS50aW5zbWl0aC50cmFpbmVyLnYxLkNyZWF0ZU1vZGVsUmVxdWVzdC5Vc2VyTWV0YWRhdGFFbnRyeRIvCgxpZGxlX3RpbWVvdXQYCCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24aMwoRVXNlck1ldGFkYXRhRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASJAChNDcmVhdGVNb2RlbFJlc3BvbnNlEikKBW1vZGVsGAEgASgLMhoudGluc21pdGgudHJhaW5lci52MS5Nb2RlbCIjCg9HZXRNb2RlbFJlcXVlc3QSEAoIbW9kZWxfaWQYASABKAkiPQoQR2V0TW9kZWxSZXNwb25zZRIpCgVtb2RlbBgBIAEoCzIaLnRpbnNtaXRoLnRyYWluZXIudjEuTW9kZWwiOgoRTGlzdE1vZGVsc1JlcXVlc3QSEQoJcGFnZV9zaXplGAEgASgFEhIKCnBhZ2VfdG9rZW4YAiABKAkiWQoSTGlzdE1vZGVsc1Jlc3BvbnNlEioKBm1vZGVscxgBIAMoCzIaLnRpbnNtaXRoLnRyYWluZXIudjEuTW9kZWwSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIjoKEkRlbGV0ZU1vZGVsUmVxdWVzdBISCgpyZXF1ZXN0X2lkGAEgASgJEhAKCG1vZGVsX2lkGAIgASgJIiYKE0RlbGV0ZU1vZGVsUmVzcG9uc2USDwoHZGVsZXRlZBgBIAEoCCIlChBIZWFydGJlYXRSZXF1ZXN0EhEKCW1vZGVsX2lkcxgBIAMoCSIuChFIZWFydGJlYXRSZXNwb25zZRIZChF1bmtub3duX21vZGVsX2lkcxgBIAMoCSLZAQoORm9yd2FyZFJlcXVlc3QSEAoIbW9kZWxfaWQYASABKAkSDgoGc2VxX2lkGAIgASgDEhIKCnJlcXVlc3RfaWQYAyABKAkSKwoEbG9zcxgEIAEoCzIdLnRpbnNtaXRoLnRyYWluZXIudjEuTG9zc1NwZWMSLgoFYmF0Y2gYBSABKAsyHS50aW5zbWl0aC50eXBlcy52MS5EYXR1bUJhdGNoSAASLAoEbGlzdBgGIAEoCzIcLnRpbnNtaXRoLnR5cGVzLnYxLkRhdHVtTGlzdEgAQgYKBGRhdGEiuAEKD0ZvcndhcmRSZXNwb25zZRIxCghsb2dwcm9icxgBIAEoCzIfLnRpbnNtaXRoLnR5cGVzLnYxLlJhZ2dlZFRlbnNvchJCCgdtZXRyaWNzGAIgAygLMjEudGluc21pdGgudHJhaW5lci52MS5Gb3J3YXJkUmVzcG9uc2UuTWV0cmljc0VudHJ5Gi4KDE1ldHJpY3NFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAE6AjgBIvgBChZGb3J3YXJkQmFja3dhcmRSZXF1ZXN0EhAKCG1vZGVsX2lkGAEgASgJEg4KBnNlcV9pZBgCIAEoAxISCgpyZXF1ZXN0X2lkGAMgASgJEisKBGxvc3MYBCABKAsyHS50aW5zbWl0aC50cmFpbmVyLnYxLkxvc3NTcGVjEi4KBWJhdGNoGAUgASgLMh0udGluc21pdGgudHlwZXMudjEuRGF0dW1CYXRjaEgAEiwKBGxpc3QYBiABKAsyHC50aW5zbWl0aC50eXBlcy52MS5EYXR1bUxpc3RIABIVCg1vbWl0X2xvZ3Byb2JzGAcgASgIQgYKBGRhdGEihgIKF0ZvcndhcmRCYWNrd2FyZFJlc3BvbnNlEjEKCGxvZ3Byb2JzGAEgASgLMh8udGluc21pdGgudHlwZXMudjEuUmFnZ2VkVGVuc29yEkoKB21ldHJpY3MYAiADKAsyOS50aW5zbWl0aC50cmFpbmVyLnYxLkZvcndhcmRCYWNrd2FyZFJlc3BvbnNlLk1ldHJpY3NFbnRyeRI8CgxyZWd1bGFyaXplcnMYAyADKAsyJi50aW5zbWl0aC50cmFpbmVyLnYxLlJlZ3VsYXJpemVyUmVwb3J0Gi4KDE1ldHJpY3NFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAE6AjgBItUBCgpBZGFtUGFyYW1zEhUKDWxlYXJuaW5nX3JhdGUYASABKAESEgoFYmV0YTEYAiABKAFIAIgBARISCgViZXRhMhgDIAEoAUgBiAEBEhAKA2VwcxgEIAEoAUgCiAEBEhkKDHdlaWdodF9kZWNheRgFIAEoAUgDiAEBEhsKDmdyYWRfY2xpcF9ub3JtGAYgASgBSASIAQFCCAoGX2JldGExQggKBl9iZXRhMkIGCgRfZXBzQg8KDV93ZWlnaHRfZGVjYXlCEQoPX2dyYWRfY2xpcF9ub3JtIncKEE9wdGltU3RlcFJlcXVlc3QSEAoIbW9kZWxfaWQYASABKAkSDgoGc2VxX2lkGAIgASgDEhIKCnJlcXVlc3RfaWQYAyABKAkSLQoEYWRhbRgEIAEoCzIfLnRpbnNtaXRoLnRyYWluZXIudjEuQWRhbVBhcmFtcyKXAQoRT3B0aW1TdGVwUmVzcG9uc2USDAoEc3RlcBgBIAEoAxJECgdtZXRyaWNzGAIgAygLMjMudGluc21pdGgudHJhaW5lci52MS5PcHRpbVN0ZXBSZXNwb25zZS5NZXRyaWNzRW50cnkaLgoMTWV0cmljc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoAToCOAEikQEKEFNhdmVTdGF0ZVJlcXVlc3QSEAoIbW9kZWxfaWQYASABKAkSDgoGc2VxX2lkGAIgASgDEhIKCnJlcXVlc3RfaWQYAyABKAkSDAoEbmFtZRgEIAEoCRImCgN0dGwYBSABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SEQoJb3ZlcndyaXRlGAYgASgIIkgKEVNhdmVTdGF0ZVJlc3BvbnNlEjMKCmNoZWNrcG9pbnQYASABKAsyHy50aW5zbWl0aC50cmFpbmVyLnYxLkNoZWNrcG9pbnQieAoQTG9hZFN0YXRlUmVxdWVzdBIQCghtb2RlbF9pZBgBIAEoCRIOCgZzZXFfaWQYAiABKAMSEgoKcmVxdWVzdF9pZBgDIAEoCRIWCg5jaGVja3BvaW50X3VyaRgEIAEoCRIWCg5sb2FkX29wdGltaXplchgFIAEoCCI+ChFMb2FkU3RhdGVSZXNwb25zZRIpCgVtb2RlbBgBIAEoCzIaLnRpbnNtaXRoLnRyYWluZXIudjEuTW9kZWwilgEKFVNhdmVGb3JTYW1wbGVyUmVxdWVzdBIQCghtb2RlbF9pZBgBIAEoCRIOCgZzZXFfaWQYAiABKAMSEgoKcmVxdWVzdF9pZBgDIAEoCRIMCgRuYW1lGAQgASgJEiYKA3R0bBgFIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIRCglvdmVyd3JpdGUYBiABKAgiTQoWU2F2ZUZvclNhbXBsZXJSZXNwb25zZRIzCgpjaGVja3BvaW50GAEgASgLMh8udGluc21pdGgudHJhaW5lci52MS5DaGVja3BvaW50IhgKFkdldENhcGFiaWxpdGllc1JlcXVlc3QipwIKF0dldENhcGFiaWxpdGllc1Jlc3BvbnNlEg8KB2JhY2tlbmQYASABKAkSNQoLYmFzZV9tb2RlbHMYAiADKAsyIC50aW5zbWl0aC50eXBlcy52MS5CYXNlTW9kZWxJbmZvEg4KBmxvc3NlcxgDIAMoCRIOCgZkZXZpY2UYBCABKAkSVgoNYWNjZWxlcmF0aW9ucxgFIAMoCzI/LnRpbnNtaXRoLnRyYWluZXIudjEuR2V0Q2FwYWJpbGl0aWVzUmVzcG9uc2UuQWNjZWxlcmF0aW9uc0VudHJ5EhYKDm1heF9iYXRjaF9kYXRhGAYgASgFGjQKEkFjY2VsZXJhdGlvbnNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAg6AjgBIhMKEVdhdGNoUXVldWVSZXF1ZXN0IkQKEldhdGNoUXVldWVSZXNwb25zZRIuCgZzdGF0dXMYASABKAsyHi50aW5zbWl0aC50eXBlcy52MS5RdWV1ZVN0YXR1czKOCgoOVHJhaW5lclNlcnZpY2USYAoLQ3JlYXRlTW9kZWwSJy50aW5zbWl0aC50cmFpbmVyLnYxLkNyZWF0ZU1vZGVsUmVxdWVzdBooLnRpbnNtaXRoLnRyYWluZXIudjEuQ3JlYXRlTW9kZWxSZXNwb25zZRJcCghHZXRNb2RlbBIkLnRpbnNtaXRoLnRyYWluZXIudjEuR2V0TW9kZWxSZXF1ZXN0GiUudGluc21pdGgudHJhaW5lci52MS5HZXRNb2RlbFJlc3BvbnNlIgOQAgESYgoKTGlzdE1vZGVscxImLnRpbnNtaXRoLnRyYWluZXIudjEuTGlzdE1vZGVsc1JlcXVlc3QaJy50aW5zbWl0aC50cmFpbmVyLnYxLkxpc3RNb2RlbHNSZXNwb25zZSIDkAIBEmAKC0RlbGV0ZU1vZGVsEicudGluc21pdGgudHJhaW5lci52MS5EZWxldGVNb2RlbFJlcXVlc3QaKC50aW5zbWl0aC50cmFpbmVyLnYxLkRlbGV0ZU1vZGVsUmVzcG9uc2USWgoJSGVhcnRiZWF0EiUudGluc21pdGgudHJhaW5lci52MS5IZWFydGJlYXRSZXF1ZXN0GiYudGluc21pdGgudHJhaW5lci52MS5IZWFydGJlYXRSZXNwb25zZRJUCgdGb3J3YXJkEiMudGluc21pdGgudHJhaW5lci52MS5Gb3J3YXJkUmVxdWVzdBokLnRpbnNtaXRoLnRyYWluZXIudjEuRm9yd2FyZFJlc3BvbnNlEmwKD0ZvcndhcmRCYWNrd2FyZBIrLnRpbnNtaXRoLnRyYWluZXIudjEuRm9yd2FyZEJhY2t3YXJkUmVxdWVzdBosLnRpbnNtaXRoLnRyYWluZXIudjEuRm9yd2FyZEJhY2t3YXJkUmVzcG9uc2USWgoJT3B0aW1TdGVwEiUudGluc21pdGgudHJhaW5lci52MS5PcHRpbVN0ZXBSZXF1ZXN0GiYudGluc21pdGgudHJhaW5lci52MS5PcHRpbVN0ZXBSZXNwb25zZRJaCglTYXZlU3RhdGUSJS50aW5zbWl0aC50cmFpbmVyLnYxLlNhdmVTdGF0ZVJlcXVlc3QaJi50aW5zbWl0aC50cmFpbmVyLnYxLlNhdmVTdGF0ZVJlc3BvbnNlEloKCUxvYWRTdGF0ZRIlLnRpbnNtaXRoLnRyYWluZXIudjEuTG9hZFN0YXRlUmVxdWVzdBomLnRpbnNtaXRoLnRyYWluZXIudjEuTG9hZFN0YXRlUmVzcG9uc2USaQoOU2F2ZUZvclNhbXBsZXISKi50aW5zbWl0aC50cmFpbmVyLnYxLlNhdmVGb3JTYW1wbGVyUmVxdWVzdBorLnRpbnNtaXRoLnRyYWluZXIudjEuU2F2ZUZvclNhbXBsZXJSZXNwb25zZRJxCg9HZXRDYXBhYmlsaXRpZXMSKy50aW5zbWl0aC50cmFpbmVyLnYxLkdldENhcGFiaWxpdGllc1JlcXVlc3QaLC50aW5zbWl0aC50cmFpbmVyLnYxLkdldENhcGFiaWxpdGllc1Jlc3BvbnNlIgOQAgESZAoKV2F0Y2hRdWV1ZRImLnRpbnNtaXRoLnRyYWluZXIudjEuV2F0Y2hRdWV1ZVJlcXVlc3QaJy50aW5zbWl0aC50cmFpbmVyLnYxLldhdGNoUXVldWVSZXNwb25zZSIDkAIBMAFiBnByb3RvMw", [file_google_protobuf_duration, file_google_protobuf_timestamp, file_tinsmith_trainer_v1_checkpoint, file_tinsmith_trainer_v1_loss, file_tinsmith_types_v1_data, file_tinsmith_types_v1_model, file_tinsmith_types_v1_queue, file_tinsmith_types_v1_tensor]);
+  fileDesc("Cil0aW5zbWl0aC90cmFpbmVyL3YxL3RyYWluZXJfc2VydmljZS5wcm90bxITdGluc21pdGgudHJhaW5lci52MSKJAwoFTW9kZWwSEAoIbW9kZWxfaWQYASABKAkSEgoKYmFzZV9tb2RlbBgCIAEoCRIrCgRsb3JhGAMgASgLMh0udGluc21pdGgudHlwZXMudjEuTG9yYUNvbmZpZxIMCgRzdGVwGAQgASgDEhMKC2xhc3Rfc2VxX2lkGAUgASgDEi8KC2NyZWF0ZV90aW1lGAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIxCg1sYXN0X3VzZV90aW1lGAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBJDCg11c2VyX21ldGFkYXRhGAggAygLMiwudGluc21pdGgudHJhaW5lci52MS5Nb2RlbC5Vc2VyTWV0YWRhdGFFbnRyeRIcChR0cmFpbmFibGVfcGFyYW1ldGVycxgJIAEoAxIOCgZwYXJrZWQYCiABKAgaMwoRVXNlck1ldGFkYXRhRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASKZAwoSQ3JlYXRlTW9kZWxSZXF1ZXN0EhIKCnJlcXVlc3RfaWQYASABKAkSEAoIbW9kZWxfaWQYAiABKAkSEgoKYmFzZV9tb2RlbBgDIAEoCRIrCgRsb3JhGAQgASgLMh0udGluc21pdGgudHlwZXMudjEuTG9yYUNvbmZpZxIWCg5jaGVja3BvaW50X3VyaRgFIAEoCRIWCg5sb2FkX29wdGltaXplchgGIAEoCBJQCg11c2VyX21ldGFkYXRhGAcgAygLMjkudGluc21pdGgudHJhaW5lci52MS5DcmVhdGVNb2RlbFJlcXVlc3QuVXNlck1ldGFkYXRhRW50cnkSLwoMaWRsZV90aW1lb3V0GAggASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEjQKEWhlYXJ0YmVhdF90aW1lb3V0GAkgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uGjMKEVVzZXJNZXRhZGF0YUVudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEisQEKE0NyZWF0ZU1vZGVsUmVzcG9uc2USKQoFbW9kZWwYASABKAsyGi50aW5zbWl0aC50cmFpbmVyLnYxLk1vZGVsEjYKDXJlc3RvcmVkX2Zyb20YAiABKAsyHy50aW5zbWl0aC50cmFpbmVyLnYxLkNoZWNrcG9pbnQSNwoHc2tpcHBlZBgDIAMoCzImLnRpbnNtaXRoLnRyYWluZXIudjEuU2tpcHBlZENoZWNrcG9pbnQiIwoPR2V0TW9kZWxSZXF1ZXN0EhAKCG1vZGVsX2lkGAEgASgJIj0KEEdldE1vZGVsUmVzcG9uc2USKQoFbW9kZWwYASABKAsyGi50aW5zbWl0aC50cmFpbmVyLnYxLk1vZGVsIjoKEUxpc3RNb2RlbHNSZXF1ZXN0EhEKCXBhZ2Vfc2l6ZRgBIAEoBRISCgpwYWdlX3Rva2VuGAIgASgJIlkKEkxpc3RNb2RlbHNSZXNwb25zZRIqCgZtb2RlbHMYASADKAsyGi50aW5zbWl0aC50cmFpbmVyLnYxLk1vZGVsEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSI6ChJEZWxldGVNb2RlbFJlcXVlc3QSEgoKcmVxdWVzdF9pZBgBIAEoCRIQCghtb2RlbF9pZBgCIAEoCSImChNEZWxldGVNb2RlbFJlc3BvbnNlEg8KB2RlbGV0ZWQYASABKAgiJQoQSGVhcnRiZWF0UmVxdWVzdBIRCgltb2RlbF9pZHMYASADKAkiLgoRSGVhcnRiZWF0UmVzcG9uc2USGQoRdW5rbm93bl9tb2RlbF9pZHMYASADKAki2QEKDkZvcndhcmRSZXF1ZXN0EhAKCG1vZGVsX2lkGAEgASgJEg4KBnNlcV9pZBgCIAEoAxISCgpyZXF1ZXN0X2lkGAMgASgJEisKBGxvc3MYBCABKAsyHS50aW5zbWl0aC50cmFpbmVyLnYxLkxvc3NTcGVjEi4KBWJhdGNoGAUgASgLMh0udGluc21pdGgudHlwZXMudjEuRGF0dW1CYXRjaEgAEiwKBGxpc3QYBiABKAsyHC50aW5zbWl0aC50eXBlcy52MS5EYXR1bUxpc3RIAEIGCgRkYXRhIvYBCg9Gb3J3YXJkUmVzcG9uc2USMQoIbG9ncHJvYnMYASABKAsyHy50aW5zbWl0aC50eXBlcy52MS5SYWdnZWRUZW5zb3ISQgoHbWV0cmljcxgCIAMoCzIxLnRpbnNtaXRoLnRyYWluZXIudjEuRm9yd2FyZFJlc3BvbnNlLk1ldHJpY3NFbnRyeRI8CgxyZWd1bGFyaXplcnMYAyADKAsyJi50aW5zbWl0aC50cmFpbmVyLnYxLlJlZ3VsYXJpemVyUmVwb3J0Gi4KDE1ldHJpY3NFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAE6AjgBIpYCChZGb3J3YXJkQmFja3dhcmRSZXF1ZXN0EhAKCG1vZGVsX2lkGAEgASgJEg4KBnNlcV9pZBgCIAEoAxISCgpyZXF1ZXN0X2lkGAMgASgJEisKBGxvc3MYBCABKAsyHS50aW5zbWl0aC50cmFpbmVyLnYxLkxvc3NTcGVjEi4KBWJhdGNoGAUgASgLMh0udGluc21pdGgudHlwZXMudjEuRGF0dW1CYXRjaEgAEiwKBGxpc3QYBiABKAsyHC50aW5zbWl0aC50eXBlcy52MS5EYXR1bUxpc3RIABIVCg1vbWl0X2xvZ3Byb2JzGAcgASgIEhwKFHBhcmFtZXRlcl9ncmFkX25vcm1zGAggASgIQgYKBGRhdGEihgIKF0ZvcndhcmRCYWNrd2FyZFJlc3BvbnNlEjEKCGxvZ3Byb2JzGAEgASgLMh8udGluc21pdGgudHlwZXMudjEuUmFnZ2VkVGVuc29yEkoKB21ldHJpY3MYAiADKAsyOS50aW5zbWl0aC50cmFpbmVyLnYxLkZvcndhcmRCYWNrd2FyZFJlc3BvbnNlLk1ldHJpY3NFbnRyeRI8CgxyZWd1bGFyaXplcnMYAyADKAsyJi50aW5zbWl0aC50cmFpbmVyLnYxLlJlZ3VsYXJpemVyUmVwb3J0Gi4KDE1ldHJpY3NFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAE6AjgBItUBCgpBZGFtUGFyYW1zEhUKDWxlYXJuaW5nX3JhdGUYASABKAESEgoFYmV0YTEYAiABKAFIAIgBARISCgViZXRhMhgDIAEoAUgBiAEBEhAKA2VwcxgEIAEoAUgCiAEBEhkKDHdlaWdodF9kZWNheRgFIAEoAUgDiAEBEhsKDmdyYWRfY2xpcF9ub3JtGAYgASgBSASIAQFCCAoGX2JldGExQggKBl9iZXRhMkIGCgRfZXBzQg8KDV93ZWlnaHRfZGVjYXlCEQoPX2dyYWRfY2xpcF9ub3JtIncKEE9wdGltU3RlcFJlcXVlc3QSEAoIbW9kZWxfaWQYASABKAkSDgoGc2VxX2lkGAIgASgDEhIKCnJlcXVlc3RfaWQYAyABKAkSLQoEYWRhbRgEIAEoCzIfLnRpbnNtaXRoLnRyYWluZXIudjEuQWRhbVBhcmFtcyKXAQoRT3B0aW1TdGVwUmVzcG9uc2USDAoEc3RlcBgBIAEoAxJECgdtZXRyaWNzGAIgAygLMjMudGluc21pdGgudHJhaW5lci52MS5PcHRpbVN0ZXBSZXNwb25zZS5NZXRyaWNzRW50cnkaLgoMTWV0cmljc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoAToCOAEikQEKEFNhdmVTdGF0ZVJlcXVlc3QSEAoIbW9kZWxfaWQYASABKAkSDgoGc2VxX2lkGAIgASgDEhIKCnJlcXVlc3RfaWQYAyABKAkSDAoEbmFtZRgEIAEoCRImCgN0dGwYBSABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SEQoJb3ZlcndyaXRlGAYgASgIIkgKEVNhdmVTdGF0ZVJlc3BvbnNlEjMKCmNoZWNrcG9pbnQYASABKAsyHy50aW5zbWl0aC50cmFpbmVyLnYxLkNoZWNrcG9pbnQieAoQTG9hZFN0YXRlUmVxdWVzdBIQCghtb2RlbF9pZBgBIAEoCRIOCgZzZXFfaWQYAiABKAMSEgoKcmVxdWVzdF9pZBgDIAEoCRIWCg5jaGVja3BvaW50X3VyaRgEIAEoCRIWCg5sb2FkX29wdGltaXplchgFIAEoCCKvAQoRTG9hZFN0YXRlUmVzcG9uc2USKQoFbW9kZWwYASABKAsyGi50aW5zbWl0aC50cmFpbmVyLnYxLk1vZGVsEjYKDXJlc3RvcmVkX2Zyb20YAiABKAsyHy50aW5zbWl0aC50cmFpbmVyLnYxLkNoZWNrcG9pbnQSNwoHc2tpcHBlZBgDIAMoCzImLnRpbnNtaXRoLnRyYWluZXIudjEuU2tpcHBlZENoZWNrcG9pbnQilgEKFVNhdmVGb3JTYW1wbGVyUmVxdWVzdBIQCghtb2RlbF9pZBgBIAEoCRIOCgZzZXFfaWQYAiABKAMSEgoKcmVxdWVzdF9pZBgDIAEoCRIMCgRuYW1lGAQgASgJEiYKA3R0bBgFIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIRCglvdmVyd3JpdGUYBiABKAgiTQoWU2F2ZUZvclNhbXBsZXJSZXNwb25zZRIzCgpjaGVja3BvaW50GAEgASgLMh8udGluc21pdGgudHJhaW5lci52MS5DaGVja3BvaW50IhgKFkdldENhcGFiaWxpdGllc1JlcXVlc3QipwIKF0dldENhcGFiaWxpdGllc1Jlc3BvbnNlEg8KB2JhY2tlbmQYASABKAkSNQoLYmFzZV9tb2RlbHMYAiADKAsyIC50aW5zbWl0aC50eXBlcy52MS5CYXNlTW9kZWxJbmZvEg4KBmxvc3NlcxgDIAMoCRIOCgZkZXZpY2UYBCABKAkSVgoNYWNjZWxlcmF0aW9ucxgFIAMoCzI/LnRpbnNtaXRoLnRyYWluZXIudjEuR2V0Q2FwYWJpbGl0aWVzUmVzcG9uc2UuQWNjZWxlcmF0aW9uc0VudHJ5EhYKDm1heF9iYXRjaF9kYXRhGAYgASgFGjQKEkFjY2VsZXJhdGlvbnNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAg6AjgBIhMKEVdhdGNoUXVldWVSZXF1ZXN0IkQKEldhdGNoUXVldWVSZXNwb25zZRIuCgZzdGF0dXMYASABKAsyHi50aW5zbWl0aC50eXBlcy52MS5RdWV1ZVN0YXR1czKOCgoOVHJhaW5lclNlcnZpY2USYAoLQ3JlYXRlTW9kZWwSJy50aW5zbWl0aC50cmFpbmVyLnYxLkNyZWF0ZU1vZGVsUmVxdWVzdBooLnRpbnNtaXRoLnRyYWluZXIudjEuQ3JlYXRlTW9kZWxSZXNwb25zZRJcCghHZXRNb2RlbBIkLnRpbnNtaXRoLnRyYWluZXIudjEuR2V0TW9kZWxSZXF1ZXN0GiUudGluc21pdGgudHJhaW5lci52MS5HZXRNb2RlbFJlc3BvbnNlIgOQAgESYgoKTGlzdE1vZGVscxImLnRpbnNtaXRoLnRyYWluZXIudjEuTGlzdE1vZGVsc1JlcXVlc3QaJy50aW5zbWl0aC50cmFpbmVyLnYxLkxpc3RNb2RlbHNSZXNwb25zZSIDkAIBEmAKC0RlbGV0ZU1vZGVsEicudGluc21pdGgudHJhaW5lci52MS5EZWxldGVNb2RlbFJlcXVlc3QaKC50aW5zbWl0aC50cmFpbmVyLnYxLkRlbGV0ZU1vZGVsUmVzcG9uc2USWgoJSGVhcnRiZWF0EiUudGluc21pdGgudHJhaW5lci52MS5IZWFydGJlYXRSZXF1ZXN0GiYudGluc21pdGgudHJhaW5lci52MS5IZWFydGJlYXRSZXNwb25zZRJUCgdGb3J3YXJkEiMudGluc21pdGgudHJhaW5lci52MS5Gb3J3YXJkUmVxdWVzdBokLnRpbnNtaXRoLnRyYWluZXIudjEuRm9yd2FyZFJlc3BvbnNlEmwKD0ZvcndhcmRCYWNrd2FyZBIrLnRpbnNtaXRoLnRyYWluZXIudjEuRm9yd2FyZEJhY2t3YXJkUmVxdWVzdBosLnRpbnNtaXRoLnRyYWluZXIudjEuRm9yd2FyZEJhY2t3YXJkUmVzcG9uc2USWgoJT3B0aW1TdGVwEiUudGluc21pdGgudHJhaW5lci52MS5PcHRpbVN0ZXBSZXF1ZXN0GiYudGluc21pdGgudHJhaW5lci52MS5PcHRpbVN0ZXBSZXNwb25zZRJaCglTYXZlU3RhdGUSJS50aW5zbWl0aC50cmFpbmVyLnYxLlNhdmVTdGF0ZVJlcXVlc3QaJi50aW5zbWl0aC50cmFpbmVyLnYxLlNhdmVTdGF0ZVJlc3BvbnNlEloKCUxvYWRTdGF0ZRIlLnRpbnNtaXRoLnRyYWluZXIudjEuTG9hZFN0YXRlUmVxdWVzdBomLnRpbnNtaXRoLnRyYWluZXIudjEuTG9hZFN0YXRlUmVzcG9uc2USaQoOU2F2ZUZvclNhbXBsZXISKi50aW5zbWl0aC50cmFpbmVyLnYxLlNhdmVGb3JTYW1wbGVyUmVxdWVzdBorLnRpbnNtaXRoLnRyYWluZXIudjEuU2F2ZUZvclNhbXBsZXJSZXNwb25zZRJxCg9HZXRDYXBhYmlsaXRpZXMSKy50aW5zbWl0aC50cmFpbmVyLnYxLkdldENhcGFiaWxpdGllc1JlcXVlc3QaLC50aW5zbWl0aC50cmFpbmVyLnYxLkdldENhcGFiaWxpdGllc1Jlc3BvbnNlIgOQAgESZAoKV2F0Y2hRdWV1ZRImLnRpbnNtaXRoLnRyYWluZXIudjEuV2F0Y2hRdWV1ZVJlcXVlc3QaJy50aW5zbWl0aC50cmFpbmVyLnYxLldhdGNoUXVldWVSZXNwb25zZSIDkAIBMAFiBnByb3RvMw", [file_google_protobuf_duration, file_google_protobuf_timestamp, file_tinsmith_trainer_v1_checkpoint, file_tinsmith_trainer_v1_loss, file_tinsmith_types_v1_data, file_tinsmith_types_v1_model, file_tinsmith_types_v1_queue, file_tinsmith_types_v1_tensor]);
 
 /**
- * A model in memory.
+ * A model.
  *
  * @generated from message tinsmith.trainer.v1.Model
  */
@@ -91,11 +91,18 @@ export type Model = Message<"tinsmith.trainer.v1.Model"> & {
   userMetadata: { [key: string]: string };
 
   /**
-   * Number of trainable parameters.
+   * Number of trainable parameters; 0 when the backend does not tell.
    *
    * @generated from field: int64 trainable_parameters = 9;
    */
   trainableParameters: bigint;
+
+  /**
+   * Whether it lies in storage; its next call brings it back.
+   *
+   * @generated from field: bool parked = 10;
+   */
+  parked: boolean;
 };
 
 /**
@@ -141,7 +148,7 @@ export type CreateModelRequest = Message<"tinsmith.trainer.v1.CreateModelRequest
   lora?: LoraConfig | undefined;
 
   /**
-   * Start from this checkpoint; empty starts fresh.
+   * Start from this checkpoint, its name may be "latest"; empty starts fresh.
    *
    * @generated from field: string checkpoint_uri = 5;
    */
@@ -162,11 +169,19 @@ export type CreateModelRequest = Message<"tinsmith.trainer.v1.CreateModelRequest
   userMetadata: { [key: string]: string };
 
   /**
-   * Release the model when it was neither used nor kept alive for this long. Absent: the server's setting.
+   * Park the model when it was not used for this long. Absent: the server's setting.
    *
    * @generated from field: google.protobuf.Duration idle_timeout = 8;
    */
   idleTimeout?: Duration | undefined;
+
+  /**
+   * Release the model when it was neither used nor named in a Heartbeat for this long. Absent: the server's setting,
+   * which is never unless its operator says otherwise.
+   *
+   * @generated from field: google.protobuf.Duration heartbeat_timeout = 9;
+   */
+  heartbeatTimeout?: Duration | undefined;
 };
 
 /**
@@ -188,6 +203,20 @@ export type CreateModelResponse = Message<"tinsmith.trainer.v1.CreateModelRespon
    * @generated from field: tinsmith.trainer.v1.Model model = 1;
    */
   model?: Model | undefined;
+
+  /**
+   * The checkpoint that it starts from; absent when it starts fresh.
+   *
+   * @generated from field: tinsmith.trainer.v1.Checkpoint restored_from = 2;
+   */
+  restoredFrom?: Checkpoint | undefined;
+
+  /**
+   * With "latest": newer ones that are damaged, newest first.
+   *
+   * @generated from field: repeated tinsmith.trainer.v1.SkippedCheckpoint skipped = 3;
+   */
+  skipped: SkippedCheckpoint[];
 };
 
 /**
@@ -372,7 +401,7 @@ export const HeartbeatRequestSchema: GenMessage<HeartbeatRequest> = /*@__PURE__*
  */
 export type HeartbeatResponse = Message<"tinsmith.trainer.v1.HeartbeatResponse"> & {
   /**
-   * Those that are not in memory.
+   * Those that the trainer does not have.
    *
    * @generated from field: repeated string unknown_model_ids = 1;
    */
@@ -465,11 +494,18 @@ export type ForwardResponse = Message<"tinsmith.trainer.v1.ForwardResponse"> & {
   logprobs?: RaggedTensor | undefined;
 
   /**
-   * By name and reduction: always "loss:sum"; others as "name:mean", "name:max", ...
+   * By name and reduction: always "loss:sum"; others as "name:mean", "name:max", ... As in ForwardBackwardResponse.
    *
    * @generated from field: map<string, double> metrics = 2;
    */
   metrics: { [key: string]: number };
+
+  /**
+   * Value of each regularizer, in the request's order.
+   *
+   * @generated from field: repeated tinsmith.trainer.v1.RegularizerReport regularizers = 3;
+   */
+  regularizers: RegularizerReport[];
 };
 
 /**
@@ -542,6 +578,14 @@ export type ForwardBackwardRequest = Message<"tinsmith.trainer.v1.ForwardBackwar
    * @generated from field: bool omit_logprobs = 7;
    */
   omitLogprobs: boolean;
+
+  /**
+   * Also answer the norms of the gradients by the adapter's parameters, of the loss and of each regularizer apart. Costs a
+   * forward and a backward pass for each of them.
+   *
+   * @generated from field: bool parameter_grad_norms = 8;
+   */
+  parameterGradNorms: boolean;
 };
 
 /**
@@ -565,7 +609,11 @@ export type ForwardBackwardResponse = Message<"tinsmith.trainer.v1.ForwardBackwa
   logprobs?: RaggedTensor | undefined;
 
   /**
-   * By name and reduction: always "loss:sum"; others as "name:mean", "name:max", ...
+   * By name and reduction: always "loss:sum"; others as "name:mean", "name:max", ... With regularizers "loss:sum" is the sum
+   * of "base:sum", the loss alone, and "regularizer_total:sum"; "logprob_grad_norm_base:mean" and
+   * "logprob_grad_norm_total:mean" are the norms of the gradients by the logprobs that are read, of the loss alone and of the
+   * sum. Likewise "parameter_grad_norm_base:mean" and "parameter_grad_norm_total:mean", where asked for, by the adapter's
+   * parameters and of this call alone.
    *
    * @generated from field: map<string, double> metrics = 2;
    */
@@ -817,7 +865,7 @@ export type LoadStateRequest = Message<"tinsmith.trainer.v1.LoadStateRequest"> &
   requestId: string;
 
   /**
-   * The checkpoint.
+   * The checkpoint; its name may be "latest".
    *
    * @generated from field: string checkpoint_uri = 4;
    */
@@ -850,6 +898,20 @@ export type LoadStateResponse = Message<"tinsmith.trainer.v1.LoadStateResponse">
    * @generated from field: tinsmith.trainer.v1.Model model = 1;
    */
   model?: Model | undefined;
+
+  /**
+   * The checkpoint that was loaded.
+   *
+   * @generated from field: tinsmith.trainer.v1.Checkpoint restored_from = 2;
+   */
+  restoredFrom?: Checkpoint | undefined;
+
+  /**
+   * With "latest": newer ones that are damaged, newest first.
+   *
+   * @generated from field: repeated tinsmith.trainer.v1.SkippedCheckpoint skipped = 3;
+   */
+  skipped: SkippedCheckpoint[];
 };
 
 /**
@@ -887,8 +949,8 @@ export type SaveForSamplerRequest = Message<"tinsmith.trainer.v1.SaveForSamplerR
   requestId: string;
 
   /**
-   * Name of the weights. Empty makes ephemeral weights: only the newest few of a model are kept, and they need not
-   * survive a power failure.
+   * Name of the weights. Empty makes ephemeral weights: only the newest few of a model are kept, for a day after the
+   * model is gone, and they need not survive a power failure.
    *
    * @generated from field: string name = 4;
    */
@@ -1055,8 +1117,39 @@ export const WatchQueueResponseSchema: GenMessage<WatchQueueResponse> = /*@__PUR
  * answer and changes nothing. A call that is refused consumes its seq_id: the next one uses seq_id + 1. Answers are
  * kept for a bounded number of calls a model; a repeat of an older one is ABORTED with reason SEQUENCE_EXPIRED.
  *
- * Errors of every call on a model: NOT_FOUND with reason MODEL_NOT_FOUND; after a restart of the process the client
- * creates the model again from its last checkpoint.
+ * Load. Calls of different models that wait at the same time are computed together where they fit; no answer depends on
+ * it. The trainer takes a bounded number of calls that are not yet answered (setting max_waiting_calls). One more is
+ * RESOURCE_EXHAUSTED with reason QUEUE_FULL and RetryInfo, before it has a place in the order: it consumes no seq_id, and
+ * is sent again with the same. Repeats of calls that were taken are never refused so.
+ *
+ * Memory. A model that is left alone for its `idle_timeout`, or has to make room for another, is parked: its adapter and
+ * optimizer lie in storage until its next call brings them back, to the bit; its seq_ids and kept answers stay. A model
+ * that holds gradients which no OptimStep has applied yet is not parked. A model that is neither used nor named in a
+ * Heartbeat for its `heartbeat_timeout` is released: deleted, with its ephemeral weights; calls on it that wait fail with
+ * NOT_FOUND and reason MODEL_RELEASED, later ones with MODEL_NOT_FOUND.
+ *
+ * Errors of every call on a model: NOT_FOUND with reason MODEL_NOT_FOUND; INTERNAL with reason PARKED_STATE_LOST when
+ * somebody took a parked model's files away.
+ *
+ * A backend that is another server (setting backend) adds: UNAVAILABLE with reason BACKEND_UNAVAILABLE, RESOURCE_EXHAUSTED
+ * with reason BACKEND_BUSY and DEADLINE_EXCEEDED with reason BACKEND_TIMEOUT, each with RetryInfo, when that server can't be
+ * reached or fails, is full, or is silent; FAILED_PRECONDITION with reason BACKEND_CREDENTIALS or BACKEND_BILLING, which the
+ * operator has to mend, and BACKEND_UNSUPPORTED for what that server lacks (the metadata name it); INVALID_ARGUMENT with
+ * reason BACKEND_REFUSED for what only that server found wrong; INTERNAL with reason BACKEND_BAD_ANSWER.
+ * When the answer to a call on a model was lost on the way, the model's later calls are FAILED_PRECONDITION with reason
+ * MODEL_STATE_UNKNOWN until a LoadState.
+ *
+ * Where API keys are asked for, models belong to tenants; those of others are MODEL_NOT_FOUND. Tokens of Forward and
+ * ForwardBackward count against their tenant's limit.
+ *
+ * Resume. Models live as long as the process, checkpoints in storage. A client that is told MODEL_NOT_FOUND or
+ * MODEL_RELEASED, or finds the process gone for good,
+ *   1. calls CreateModel with `checkpoint_uri` "tinsmith://{model_id}/training/latest" and `load_optimizer` (or with its
+ *      first request when it has saved nothing yet, which CHECKPOINT_NOT_FOUND says too),
+ *   2. counts seq_id from 1 again,
+ *   3. sends again all that came after step `model.step` of the answer: data and settings of step `model.step` + 1, ...
+ * The same calls give the same weights, so it ends where an undisturbed client ends. A step saved before the failure may
+ * be saved again under its name with `overwrite`. Calls that fail with UNAVAILABLE are first repeated as they are.
  *
  * @generated from service tinsmith.trainer.v1.TrainerService
  */
@@ -1064,9 +1157,11 @@ export const TrainerService: GenService<{
   /**
    * Makes a model: an adapter on a base model, fresh or from a checkpoint.
    *
-   * NOT_FOUND with reason BASE_MODEL_NOT_FOUND or CHECKPOINT_NOT_FOUND; DATA_LOSS with reason CHECKPOINT_CORRUPT;
+   * NOT_FOUND with reason BASE_MODEL_NOT_FOUND or CHECKPOINT_NOT_FOUND; DATA_LOSS with reason CHECKPOINT_CORRUPT or
+   * WEIGHTS_NOT_FINITE, the metadata name the file; with the name "latest" the newest checkpoint that is whole is taken,
+   * and DATA_LOSS has reason NO_GOOD_CHECKPOINT when all are damaged;
    * ALREADY_EXISTS with reason MODEL_EXISTS when `model_id` is taken by another request; RESOURCE_EXHAUSTED with reason
-   * TOO_MANY_MODELS; INVALID_ARGUMENT with reason RANK_TOO_LARGE or NOTHING_TO_TRAIN; FAILED_PRECONDITION with reason
+   * TOO_MANY_MODELS when no model can be parked to make room; INVALID_ARGUMENT with reason RANK_TOO_LARGE or NOTHING_TO_TRAIN; FAILED_PRECONDITION with reason
    * BASE_MODEL_UNSUPPORTED when the base model has no such matrices, ADAPTER_UNSUPPORTED for a checkpoint that is no plain
    * LoRA.
    *
@@ -1088,7 +1183,7 @@ export const TrainerService: GenService<{
     output: typeof GetModelResponseSchema;
   },
   /**
-   * Lists the models in memory, oldest first.
+   * Lists the models, oldest first.
    *
    * @generated from rpc tinsmith.trainer.v1.TrainerService.ListModels
    */
@@ -1098,7 +1193,7 @@ export const TrainerService: GenService<{
     output: typeof ListModelsResponseSchema;
   },
   /**
-   * Takes a model out of memory. Its checkpoints stay. Deleting an absent model succeeds.
+   * Forgets a model. Its checkpoints stay. Deleting an absent model succeeds.
    *
    * @generated from rpc tinsmith.trainer.v1.TrainerService.DeleteModel
    */
@@ -1108,7 +1203,7 @@ export const TrainerService: GenService<{
     output: typeof DeleteModelResponseSchema;
   },
   /**
-   * Keeps models from being released as idle. Unknown ids are reported, not refused.
+   * Keeps models from being released. It does not keep them from being parked. Unknown ids are reported, not refused.
    *
    * @generated from rpc tinsmith.trainer.v1.TrainerService.Heartbeat
    */
@@ -1134,8 +1229,9 @@ export const TrainerService: GenService<{
    *
    * INVALID_ARGUMENT with reason MISSING_LOSS_INPUT, UNKNOWN_LOSS_INPUT, BAD_TENSOR, TOKEN_OUT_OF_VOCABULARY,
    * SEQUENCE_TOO_LONG, NON_FINITE_INPUT, EMPTY_BATCH or BATCH_TOO_LARGE; the metadata name the datum and the column.
-   * Nothing is accumulated then. FAILED_PRECONDITION with reason MODALITY_UNSUPPORTED for media. UNIMPLEMENTED with reason
-   * LOSS_NOT_IMPLEMENTED or REGULARIZER_NOT_IMPLEMENTED for what this backend lacks.
+   * Nothing is accumulated then. Likewise UNKNOWN_LOSS, OPERATION_NOT_ALLOWED, BAD_LOSS_GRAPH and BAD_REGULARIZER; see
+   * loss.proto. FAILED_PRECONDITION with reason MODALITY_UNSUPPORTED for media. UNIMPLEMENTED with reason
+   * REGULARIZER_NOT_IMPLEMENTED for what this backend lacks.
    *
    * @generated from rpc tinsmith.trainer.v1.TrainerService.ForwardBackward
    */
@@ -1161,7 +1257,8 @@ export const TrainerService: GenService<{
    * Writes a training checkpoint: adapter, optimizer, step. Durable when it returns.
    *
    * ALREADY_EXISTS with reason CHECKPOINT_EXISTS; RESOURCE_EXHAUSTED with reason STORAGE_FULL, nothing half-written;
-   * FAILED_PRECONDITION with reason STORAGE_NOT_WRITABLE.
+   * FAILED_PRECONDITION with reason STORAGE_NOT_WRITABLE, or WEIGHTS_NOT_FINITE when training has gone astray: such
+   * weights are never stored; INVALID_ARGUMENT with reason RESERVED_NAME for the name "latest".
    *
    * @generated from rpc tinsmith.trainer.v1.TrainerService.SaveState
    */
@@ -1174,8 +1271,8 @@ export const TrainerService: GenService<{
    * Replaces the model's adapter by a checkpoint's, and its optimizer and step if asked; else the optimizer begins anew at
    * step 0. Accumulated gradients are dropped.
    *
-   * NOT_FOUND with reason CHECKPOINT_NOT_FOUND; DATA_LOSS with reason CHECKPOINT_CORRUPT; FAILED_PRECONDITION with
-   * reason CHECKPOINT_MISMATCH for another base model, rank, alpha or set of modules, ADAPTER_UNSUPPORTED. The model is
+   * NOT_FOUND with reason CHECKPOINT_NOT_FOUND; DATA_LOSS with reason CHECKPOINT_CORRUPT, WEIGHTS_NOT_FINITE or
+   * NO_GOOD_CHECKPOINT, as CreateModel; FAILED_PRECONDITION with reason CHECKPOINT_MISMATCH for another base model, rank, alpha or set of modules, ADAPTER_UNSUPPORTED. The model is
    * unchanged then.
    *
    * @generated from rpc tinsmith.trainer.v1.TrainerService.LoadState

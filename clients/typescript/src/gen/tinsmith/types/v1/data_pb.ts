@@ -208,7 +208,8 @@ export type DatumBatch = Message<"tinsmith.types.v1.DatumBatch"> & {
   tokens?: RaggedTensor | undefined;
 
   /**
-   * What the loss reads, by name; each column has the rows of `tokens` with the same lengths.
+   * What the loss reads, by name; each column has the rows of `tokens` with the same lengths, but for those that a custom
+   * loss reads by datum, whose rows have one element.
    *
    * @generated from field: map<string, tinsmith.types.v1.Column> loss_inputs = 2;
    */

@@ -12,7 +12,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file tinsmith/types/v1/model.proto.
  */
 export const file_tinsmith_types_v1_model: GenFile = /*@__PURE__*/
-  fileDesc("Ch10aW5zbWl0aC90eXBlcy92MS9tb2RlbC5wcm90bxIRdGluc21pdGgudHlwZXMudjEi1AEKCkxvcmFDb25maWcSDAoEcmFuaxgBIAEoBRISCgVhbHBoYRgCIAEoAUgAiAEBEgwKBHNlZWQYAyABKAMSHAoPdHJhaW5fYXR0ZW50aW9uGAQgASgISAGIAQESFgoJdHJhaW5fbWxwGAUgASgISAKIAQESHgoRdHJhaW5fdW5lbWJlZGRpbmcYBiABKAhIA4gBAUIICgZfYWxwaGFCEgoQX3RyYWluX2F0dGVudGlvbkIMCgpfdHJhaW5fbWxwQhQKEl90cmFpbl91bmVtYmVkZGluZyKIAQoNQmFzZU1vZGVsSW5mbxIMCgRuYW1lGAEgASgJEhIKCnBhcmFtZXRlcnMYAiABKAMSFgoOY29udGV4dF9sZW5ndGgYAyABKAUSFwoPdm9jYWJ1bGFyeV9zaXplGAQgASgFEhQKDGFyY2hpdGVjdHVyZRgFIAEoCRIOCgZsb2FkZWQYBiABKAhiBnByb3RvMw");
+  fileDesc("Ch10aW5zbWl0aC90eXBlcy92MS9tb2RlbC5wcm90bxIRdGluc21pdGgudHlwZXMudjEi7AEKCkxvcmFDb25maWcSDAoEcmFuaxgBIAEoBRISCgVhbHBoYRgCIAEoAUgAiAEBEgwKBHNlZWQYAyABKAMSHAoPdHJhaW5fYXR0ZW50aW9uGAQgASgISAGIAQESFgoJdHJhaW5fbWxwGAUgASgISAKIAQESHgoRdHJhaW5fdW5lbWJlZGRpbmcYBiABKAhIA4gBARIWCg50YXJnZXRfbW9kdWxlcxgHIAMoCUIICgZfYWxwaGFCEgoQX3RyYWluX2F0dGVudGlvbkIMCgpfdHJhaW5fbWxwQhQKEl90cmFpbl91bmVtYmVkZGluZyKIAQoNQmFzZU1vZGVsSW5mbxIMCgRuYW1lGAEgASgJEhIKCnBhcmFtZXRlcnMYAiABKAMSFgoOY29udGV4dF9sZW5ndGgYAyABKAUSFwoPdm9jYWJ1bGFyeV9zaXplGAQgASgFEhQKDGFyY2hpdGVjdHVyZRgFIAEoCRIOCgZsb2FkZWQYBiABKAhiBnByb3RvMw");
 
 /**
  * Low-rank adaptation (Hu et al. 2021): W x + (alpha / rank) B A x on the chosen matrices.
@@ -61,6 +61,14 @@ export type LoraConfig = Message<"tinsmith.types.v1.LoraConfig"> & {
    * @generated from field: optional bool train_unembedding = 6;
    */
   trainUnembedding?: boolean | undefined;
+
+  /**
+   * Adapt these matrices alone, each named by its path in the base model, for example "model.layers.0.mlp.up_proj", or
+   * by an ending of it, for example "q_proj", which names all that end so. Not empty: the three switches are ignored.
+   *
+   * @generated from field: repeated string target_modules = 7;
+   */
+  targetModules: string[];
 };
 
 /**
