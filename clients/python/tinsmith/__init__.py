@@ -10,8 +10,17 @@
 """
 
 from tinsmith._addresses import Addresses
+from tinsmith._checkpoints import download_checkpoint, upload_checkpoint
 from tinsmith._errors import FieldViolation, TinsmithError
 from tinsmith._sync import Suite, watch_run
 
-__all__ = ["Addresses", "FieldViolation", "Suite", "TinsmithError", "watch_run"]
+__all__ = [
+    "Addresses",
+    "FieldViolation",
+    "Suite",
+    "TinsmithError",
+    "download_checkpoint",
+    "upload_checkpoint",
+    "watch_run",
+]
 __version__ = "0.1.0"

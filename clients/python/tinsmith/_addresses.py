@@ -18,6 +18,7 @@ class Addresses:
     grader: str = "127.0.0.1:50054"
     environment: str = "127.0.0.1:50055"
     orchestrator: str = "127.0.0.1:50056"
+    """Serves OrchestratorService and NumericsService."""
 
     @classmethod
     def find(cls, home: str | Path | None = None, **given: str | None) -> "Addresses":

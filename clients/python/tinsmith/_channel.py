@@ -24,7 +24,8 @@ _RETRY_POLICY = {
 
 @cache
 def _service_config() -> str:
-    """Retries every unary call: reads have no effect, writes carry an id by which a repeat is known (`_identity.py`).
+    """Retries every unary call: reads have no effect, writes carry an id by which a repeat is known (`_identity.py`) or
+    change nothing when they are repeated.
 
     Streams are left alone. Their readers know where to go on, and gRPC's own retry can leave a stream hanging when the
     server is killed at the moment of the call (seen with grpcio 1.85).

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from tinsmith.dataset.v1 import DatasetServiceStub
 from tinsmith.environment.v1 import EnvironmentServiceStub
 from tinsmith.grader.v1 import GraderServiceStub
+from tinsmith.numerics.v1 import NumericsServiceStub
 from tinsmith.orchestrator.v1 import OrchestratorServiceStub
 from tinsmith.renderer.v1 import RendererServiceStub
 from tinsmith.sampler.v1 import SamplerServiceStub
@@ -32,5 +33,6 @@ SERVICES: Mapping[str, Service] = {
     "grader": Service("tinsmith.grader.v1.GraderService", "grader", GraderServiceStub),
     "environment": Service("tinsmith.environment.v1.EnvironmentService", "environment", EnvironmentServiceStub),
     "orchestrator": Service("tinsmith.orchestrator.v1.OrchestratorService", "orchestrator", OrchestratorServiceStub),
+    "numerics": Service("tinsmith.numerics.v1.NumericsService", "orchestrator", NumericsServiceStub),
 }
 """Attribute of a Suite -> the service behind it."""

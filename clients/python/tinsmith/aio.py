@@ -11,6 +11,8 @@ import grpc.aio
 
 from tinsmith._addresses import Addresses
 from tinsmith._channel import DEFAULT_TIMEOUT_S, channel_options
+from tinsmith._checkpoints_aio import download_checkpoint, upload_checkpoint
+from tinsmith._credentials import api_key_of_environment, bearer
 from tinsmith._errors import TinsmithError, error_of
 from tinsmith._identity import prepared
 from tinsmith._resume import Patience
@@ -21,13 +23,14 @@ if TYPE_CHECKING:
     from tinsmith.dataset.v1.dataset_service_pb2_grpc import DatasetServiceAsyncStub
     from tinsmith.environment.v1.environment_service_pb2_grpc import EnvironmentServiceAsyncStub
     from tinsmith.grader.v1.grader_service_pb2_grpc import GraderServiceAsyncStub
+    from tinsmith.numerics.v1.numerics_service_pb2_grpc import NumericsServiceAsyncStub
     from tinsmith.orchestrator.v1.orchestrator_service_pb2_grpc import OrchestratorServiceAsyncStub
     from tinsmith.renderer.v1.renderer_service_pb2_grpc import RendererServiceAsyncStub
     from tinsmith.sampler.v1.sampler_service_pb2_grpc import SamplerServiceAsyncStub
     from tinsmith.trainer.v1.checkpoint_service_pb2_grpc import CheckpointServiceAsyncStub
     from tinsmith.trainer.v1.trainer_service_pb2_grpc import TrainerServiceAsyncStub
 
-__all__ = ["Suite", "watch_run"]
+__all__ = ["Suite", "download_checkpoint", "upload_checkpoint", "watch_run"]
 
 Metadata = Sequence[tuple[str, str]]
 
@@ -48,6 +51,7 @@ class Suite:
     grader: "GraderServiceAsyncStub"
     environment: "EnvironmentServiceAsyncStub"
     orchestrator: "OrchestratorServiceAsyncStub"
+    numerics: "NumericsServiceAsyncStub"
 
     def __init__(
         self,
@@ -55,13 +59,20 @@ class Suite:
         *,
         wait_for_ready: bool = False,
         metadata: Callable[[], Metadata] = tuple,
+        api_key: str | None = None,
     ) -> None:
-        """Connects lazily. `metadata` is asked for what to send with each call, for example a trace context."""
+        """Connects lazily. `metadata` is asked for what to send with each call, for example a trace context; `api_key`
+        goes with every call."""
+        credentials = bearer(api_key)
+
+        def sent() -> Metadata:
+            return (*metadata(), *credentials)
+
         self.addresses = addresses
         self._channels: dict[str, grpc.aio.Channel] = {}
         for name, service in SERVICES.items():
             channel = self._channel(getattr(addresses, service.process))
-            setattr(self, name, _Methods(service.stub(channel), wait_for_ready, metadata))
+            setattr(self, name, _Methods(service.stub(channel), wait_for_ready, sent))
 
     @classmethod
     def connect(
@@ -70,10 +81,16 @@ class Suite:
         home: str | Path | None = None,
         wait_for_ready: bool = False,
         metadata: Callable[[], Metadata] = tuple,
+        api_key: str | None = None,
         **addresses: str | None,
     ) -> Self:
-        """A suite at the addresses that `Addresses.find` finds."""
-        return cls(Addresses.find(home, **addresses), wait_for_ready=wait_for_ready, metadata=metadata)
+        """A suite at the addresses that `Addresses.find` finds; the key is `api_key` or TINSMITH_API_KEY, if any."""
+        return cls(
+            Addresses.find(home, **addresses),
+            wait_for_ready=wait_for_ready,
+            metadata=metadata,
+            api_key=api_key or api_key_of_environment(),
+        )
 
     def _channel(self, target: str) -> grpc.aio.Channel:
         if target not in self._channels:

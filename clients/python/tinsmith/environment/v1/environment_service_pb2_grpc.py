@@ -35,6 +35,8 @@ class EnvironmentServiceStub(object):
 
     UNAVAILABLE with reason GRADER_UNAVAILABLE when a step needs a grader that is away: no episode has moved, and the call
     can be repeated. INTERNAL with reason BAD_GRADER_ANSWER when it answered other than its contract says.
+
+    Where API keys are asked for, episodes belong to tenants; those of others are EPISODE_NOT_FOUND.
     """
 
     def __init__(self, channel):
@@ -85,6 +87,8 @@ class EnvironmentServiceServicer(object):
 
     UNAVAILABLE with reason GRADER_UNAVAILABLE when a step needs a grader that is away: no episode has moved, and the call
     can be repeated. INTERNAL with reason BAD_GRADER_ANSWER when it answered other than its contract says.
+
+    Where API keys are asked for, episodes belong to tenants; those of others are EPISODE_NOT_FOUND.
     """
 
     def ListEnvironments(self, request, context):
@@ -186,6 +190,8 @@ class EnvironmentService(object):
 
     UNAVAILABLE with reason GRADER_UNAVAILABLE when a step needs a grader that is away: no episode has moved, and the call
     can be repeated. INTERNAL with reason BAD_GRADER_ANSWER when it answered other than its contract says.
+
+    Where API keys are asked for, episodes belong to tenants; those of others are EPISODE_NOT_FOUND.
     """
 
     @staticmethod

@@ -27,6 +27,8 @@ class EnvironmentServiceStub:
 
     UNAVAILABLE with reason GRADER_UNAVAILABLE when a step needs a grader that is away: no episode has moved, and the call
     can be repeated. INTERNAL with reason BAD_GRADER_ANSWER when it answered other than its contract says.
+
+    Where API keys are asked for, episodes belong to tenants; those of others are EPISODE_NOT_FOUND.
     """
 
     def __init__(self, channel: typing.Union[grpc.Channel, grpc.aio.Channel]) -> None: ...
@@ -85,6 +87,8 @@ class EnvironmentServiceAsyncStub:
 
     UNAVAILABLE with reason GRADER_UNAVAILABLE when a step needs a grader that is away: no episode has moved, and the call
     can be repeated. INTERNAL with reason BAD_GRADER_ANSWER when it answered other than its contract says.
+
+    Where API keys are asked for, episodes belong to tenants; those of others are EPISODE_NOT_FOUND.
     """
 
     ListEnvironments: grpc.aio.UnaryUnaryMultiCallable[
@@ -142,6 +146,8 @@ class EnvironmentServiceServicer(metaclass=abc.ABCMeta):
 
     UNAVAILABLE with reason GRADER_UNAVAILABLE when a step needs a grader that is away: no episode has moved, and the call
     can be repeated. INTERNAL with reason BAD_GRADER_ANSWER when it answered other than its contract says.
+
+    Where API keys are asked for, episodes belong to tenants; those of others are EPISODE_NOT_FOUND.
     """
 
     @abc.abstractmethod

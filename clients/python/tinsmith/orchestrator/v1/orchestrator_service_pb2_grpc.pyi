@@ -22,6 +22,9 @@ class OrchestratorServiceStub:
 
     A run survives the death of every process, this one included: it is a row, its events and its newest checkpoint.
     What it ends with depends on its configuration alone, not on how often it was interrupted.
+    Where API keys are asked for, a tenant sees its own runs and the models that they made, and no others: those are not
+    there. A run's calls of other services count against the limits of the tenant that started it.
+
     Errors of every call on a run: NOT_FOUND with reason RUN_NOT_FOUND.
     """
 
@@ -126,6 +129,9 @@ class OrchestratorServiceAsyncStub:
 
     A run survives the death of every process, this one included: it is a row, its events and its newest checkpoint.
     What it ends with depends on its configuration alone, not on how often it was interrupted.
+    Where API keys are asked for, a tenant sees its own runs and the models that they made, and no others: those are not
+    there. A run's calls of other services count against the limits of the tenant that started it.
+
     Errors of every call on a run: NOT_FOUND with reason RUN_NOT_FOUND.
     """
 
@@ -229,6 +235,9 @@ class OrchestratorServiceServicer(metaclass=abc.ABCMeta):
 
     A run survives the death of every process, this one included: it is a row, its events and its newest checkpoint.
     What it ends with depends on its configuration alone, not on how often it was interrupted.
+    Where API keys are asked for, a tenant sees its own runs and the models that they made, and no others: those are not
+    there. A run's calls of other services count against the limits of the tenant that started it.
+
     Errors of every call on a run: NOT_FOUND with reason RUN_NOT_FOUND.
     """
 

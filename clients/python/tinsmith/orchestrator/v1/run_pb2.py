@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from tinsmith.orchestrator.v1 import recipe_pb2 as tinsmith_dot_orchestrator_dot_v1_dot_recipe__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"tinsmith/orchestrator/v1/run.proto\x12\x18tinsmith.orchestrator.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%tinsmith/orchestrator/v1/recipe.proto\"\xf7\x04\n\x03Run\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0e\n\x06recipe\x18\x02 \x01(\t\x12\x36\n\x06\x63onfig\x18\x03 \x01(\x0b\x32&.tinsmith.orchestrator.v1.RecipeConfig\x12\x31\n\x05state\x18\x04 \x01(\x0e\x32\".tinsmith.orchestrator.v1.RunState\x12\x0c\n\x04step\x18\x05 \x01(\x03\x12\x13\n\x0btotal_steps\x18\x06 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\x05\x65rror\x18\t \x01(\x0b\x32\".tinsmith.orchestrator.v1.RunError\x12\x16\n\x0e\x63heckpoint_uri\x18\n \x01(\t\x12\x13\n\x0bsampler_uri\x18\x0b \x01(\t\x12;\n\x07metrics\x18\x0c \x03(\x0b\x32*.tinsmith.orchestrator.v1.Run.MetricsEntry\x12\x14\n\x0c\x64isplay_name\x18\r \x01(\t\x12\x39\n\x06labels\x18\x0e \x03(\x0b\x32).tinsmith.orchestrator.v1.Run.LabelsEntry\x12\x16\n\x0elast_event_seq\x18\x0f \x01(\x03\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"+\n\x08RunError\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"\xab\x04\n\x08RunEvent\x12\x0b\n\x03seq\x18\x01 \x01(\x03\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04step\x18\x03 \x01(\x03\x12?\n\rstate_changed\x18\x04 \x01(\x0b\x32&.tinsmith.orchestrator.v1.StateChangedH\x00\x12\x41\n\x0estep_completed\x18\x05 \x01(\x0b\x32\'.tinsmith.orchestrator.v1.StepCompletedH\x00\x12M\n\x14\x65valuation_completed\x18\x06 \x01(\x0b\x32-.tinsmith.orchestrator.v1.EvaluationCompletedH\x00\x12\x45\n\x10\x63heckpoint_saved\x18\x07 \x01(\x0b\x32).tinsmith.orchestrator.v1.CheckpointSavedH\x00\x12I\n\x12transcripts_logged\x18\x08 \x01(\x0b\x32+.tinsmith.orchestrator.v1.TranscriptsLoggedH\x00\x12\x38\n\trecovered\x18\t \x01(\x0b\x32#.tinsmith.orchestrator.v1.RecoveredH\x00\x12\x32\n\x06notice\x18\n \x01(\x0b\x32 .tinsmith.orchestrator.v1.NoticeH\x00\x42\x07\n\x05\x65vent\"t\n\x0cStateChanged\x12\x31\n\x05state\x18\x01 \x01(\x0e\x32\".tinsmith.orchestrator.v1.RunState\x12\x31\n\x05\x65rror\x18\x02 \x01(\x0b\x32\".tinsmith.orchestrator.v1.RunError\"\x86\x01\n\rStepCompleted\x12\x45\n\x07metrics\x18\x01 \x03(\x0b\x32\x34.tinsmith.orchestrator.v1.StepCompleted.MetricsEntry\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x92\x01\n\x13\x45valuationCompleted\x12K\n\x07metrics\x18\x01 \x03(\x0b\x32:.tinsmith.orchestrator.v1.EvaluationCompleted.MetricsEntry\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"V\n\x0f\x43heckpointSaved\x12\x16\n\x0e\x63heckpoint_uri\x18\x01 \x01(\t\x12\x13\n\x0bsampler_uri\x18\x02 \x01(\t\x12\x16\n\x0e\x61\x64\x61pter_sha256\x18\x03 \x01(\t\"N\n\x11TranscriptsLogged\x12\x39\n\x0btranscripts\x18\x01 \x03(\x0b\x32$.tinsmith.orchestrator.v1.Transcript\"d\n\nTranscript\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12\x10\n\x08response\x18\x02 \x01(\t\x12\x11\n\treference\x18\x03 \x01(\t\x12\x0e\n\x06reward\x18\x04 \x01(\x01\x12\x11\n\tadvantage\x18\x05 \x01(\x01\"i\n\tRecovered\x12\x31\n\x05\x63\x61use\x18\x01 \x01(\x0b\x32\".tinsmith.orchestrator.v1.RunError\x12\x11\n\tfrom_step\x18\x02 \x01(\x03\x12\x16\n\x0e\x63heckpoint_uri\x18\x03 \x01(\t\"\x19\n\x06Notice\x12\x0f\n\x07message\x18\x01 \x01(\t*\x9b\x01\n\x08RunState\x12\x19\n\x15RUN_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11RUN_STATE_PENDING\x10\x01\x12\x15\n\x11RUN_STATE_RUNNING\x10\x02\x12\x17\n\x13RUN_STATE_COMPLETED\x10\x03\x12\x14\n\x10RUN_STATE_FAILED\x10\x04\x12\x17\n\x13RUN_STATE_CANCELLED\x10\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"tinsmith/orchestrator/v1/run.proto\x12\x18tinsmith.orchestrator.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%tinsmith/orchestrator/v1/recipe.proto\"\x87\x05\n\x03Run\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0e\n\x06recipe\x18\x02 \x01(\t\x12\x36\n\x06\x63onfig\x18\x03 \x01(\x0b\x32&.tinsmith.orchestrator.v1.RecipeConfig\x12\x31\n\x05state\x18\x04 \x01(\x0e\x32\".tinsmith.orchestrator.v1.RunState\x12\x0c\n\x04step\x18\x05 \x01(\x03\x12\x13\n\x0btotal_steps\x18\x06 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\x05\x65rror\x18\t \x01(\x0b\x32\".tinsmith.orchestrator.v1.RunError\x12\x16\n\x0e\x63heckpoint_uri\x18\n \x01(\t\x12\x13\n\x0bsampler_uri\x18\x0b \x01(\t\x12;\n\x07metrics\x18\x0c \x03(\x0b\x32*.tinsmith.orchestrator.v1.Run.MetricsEntry\x12\x14\n\x0c\x64isplay_name\x18\r \x01(\t\x12\x39\n\x06labels\x18\x0e \x03(\x0b\x32).tinsmith.orchestrator.v1.Run.LabelsEntry\x12\x16\n\x0elast_event_seq\x18\x0f \x01(\x03\x12\x0e\n\x06tenant\x18\x10 \x01(\t\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"+\n\x08RunError\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"\xab\x04\n\x08RunEvent\x12\x0b\n\x03seq\x18\x01 \x01(\x03\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04step\x18\x03 \x01(\x03\x12?\n\rstate_changed\x18\x04 \x01(\x0b\x32&.tinsmith.orchestrator.v1.StateChangedH\x00\x12\x41\n\x0estep_completed\x18\x05 \x01(\x0b\x32\'.tinsmith.orchestrator.v1.StepCompletedH\x00\x12M\n\x14\x65valuation_completed\x18\x06 \x01(\x0b\x32-.tinsmith.orchestrator.v1.EvaluationCompletedH\x00\x12\x45\n\x10\x63heckpoint_saved\x18\x07 \x01(\x0b\x32).tinsmith.orchestrator.v1.CheckpointSavedH\x00\x12I\n\x12transcripts_logged\x18\x08 \x01(\x0b\x32+.tinsmith.orchestrator.v1.TranscriptsLoggedH\x00\x12\x38\n\trecovered\x18\t \x01(\x0b\x32#.tinsmith.orchestrator.v1.RecoveredH\x00\x12\x32\n\x06notice\x18\n \x01(\x0b\x32 .tinsmith.orchestrator.v1.NoticeH\x00\x42\x07\n\x05\x65vent\"t\n\x0cStateChanged\x12\x31\n\x05state\x18\x01 \x01(\x0e\x32\".tinsmith.orchestrator.v1.RunState\x12\x31\n\x05\x65rror\x18\x02 \x01(\x0b\x32\".tinsmith.orchestrator.v1.RunError\"\x86\x01\n\rStepCompleted\x12\x45\n\x07metrics\x18\x01 \x03(\x0b\x32\x34.tinsmith.orchestrator.v1.StepCompleted.MetricsEntry\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x92\x01\n\x13\x45valuationCompleted\x12K\n\x07metrics\x18\x01 \x03(\x0b\x32:.tinsmith.orchestrator.v1.EvaluationCompleted.MetricsEntry\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"V\n\x0f\x43heckpointSaved\x12\x16\n\x0e\x63heckpoint_uri\x18\x01 \x01(\t\x12\x13\n\x0bsampler_uri\x18\x02 \x01(\t\x12\x16\n\x0e\x61\x64\x61pter_sha256\x18\x03 \x01(\t\"N\n\x11TranscriptsLogged\x12\x39\n\x0btranscripts\x18\x01 \x03(\x0b\x32$.tinsmith.orchestrator.v1.Transcript\"d\n\nTranscript\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12\x10\n\x08response\x18\x02 \x01(\t\x12\x11\n\treference\x18\x03 \x01(\t\x12\x0e\n\x06reward\x18\x04 \x01(\x01\x12\x11\n\tadvantage\x18\x05 \x01(\x01\"i\n\tRecovered\x12\x31\n\x05\x63\x61use\x18\x01 \x01(\x0b\x32\".tinsmith.orchestrator.v1.RunError\x12\x11\n\tfrom_step\x18\x02 \x01(\x03\x12\x16\n\x0e\x63heckpoint_uri\x18\x03 \x01(\t\"\x19\n\x06Notice\x12\x0f\n\x07message\x18\x01 \x01(\t*\x9b\x01\n\x08RunState\x12\x19\n\x15RUN_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11RUN_STATE_PENDING\x10\x01\x12\x15\n\x11RUN_STATE_RUNNING\x10\x02\x12\x17\n\x13RUN_STATE_COMPLETED\x10\x03\x12\x14\n\x10RUN_STATE_FAILED\x10\x04\x12\x17\n\x13RUN_STATE_CANCELLED\x10\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,36 +41,36 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STEPCOMPLETED_METRICSENTRY']._serialized_options = b'8\001'
   _globals['_EVALUATIONCOMPLETED_METRICSENTRY']._loaded_options = None
   _globals['_EVALUATIONCOMPLETED_METRICSENTRY']._serialized_options = b'8\001'
-  _globals['_RUNSTATE']._serialized_start=2182
-  _globals['_RUNSTATE']._serialized_end=2337
+  _globals['_RUNSTATE']._serialized_start=2198
+  _globals['_RUNSTATE']._serialized_end=2353
   _globals['_RUN']._serialized_start=137
-  _globals['_RUN']._serialized_end=768
-  _globals['_RUN_METRICSENTRY']._serialized_start=675
-  _globals['_RUN_METRICSENTRY']._serialized_end=721
-  _globals['_RUN_LABELSENTRY']._serialized_start=723
-  _globals['_RUN_LABELSENTRY']._serialized_end=768
-  _globals['_RUNERROR']._serialized_start=770
-  _globals['_RUNERROR']._serialized_end=813
-  _globals['_RUNEVENT']._serialized_start=816
-  _globals['_RUNEVENT']._serialized_end=1371
-  _globals['_STATECHANGED']._serialized_start=1373
-  _globals['_STATECHANGED']._serialized_end=1489
-  _globals['_STEPCOMPLETED']._serialized_start=1492
-  _globals['_STEPCOMPLETED']._serialized_end=1626
-  _globals['_STEPCOMPLETED_METRICSENTRY']._serialized_start=675
-  _globals['_STEPCOMPLETED_METRICSENTRY']._serialized_end=721
-  _globals['_EVALUATIONCOMPLETED']._serialized_start=1629
-  _globals['_EVALUATIONCOMPLETED']._serialized_end=1775
-  _globals['_EVALUATIONCOMPLETED_METRICSENTRY']._serialized_start=675
-  _globals['_EVALUATIONCOMPLETED_METRICSENTRY']._serialized_end=721
-  _globals['_CHECKPOINTSAVED']._serialized_start=1777
-  _globals['_CHECKPOINTSAVED']._serialized_end=1863
-  _globals['_TRANSCRIPTSLOGGED']._serialized_start=1865
-  _globals['_TRANSCRIPTSLOGGED']._serialized_end=1943
-  _globals['_TRANSCRIPT']._serialized_start=1945
-  _globals['_TRANSCRIPT']._serialized_end=2045
-  _globals['_RECOVERED']._serialized_start=2047
-  _globals['_RECOVERED']._serialized_end=2152
-  _globals['_NOTICE']._serialized_start=2154
-  _globals['_NOTICE']._serialized_end=2179
+  _globals['_RUN']._serialized_end=784
+  _globals['_RUN_METRICSENTRY']._serialized_start=691
+  _globals['_RUN_METRICSENTRY']._serialized_end=737
+  _globals['_RUN_LABELSENTRY']._serialized_start=739
+  _globals['_RUN_LABELSENTRY']._serialized_end=784
+  _globals['_RUNERROR']._serialized_start=786
+  _globals['_RUNERROR']._serialized_end=829
+  _globals['_RUNEVENT']._serialized_start=832
+  _globals['_RUNEVENT']._serialized_end=1387
+  _globals['_STATECHANGED']._serialized_start=1389
+  _globals['_STATECHANGED']._serialized_end=1505
+  _globals['_STEPCOMPLETED']._serialized_start=1508
+  _globals['_STEPCOMPLETED']._serialized_end=1642
+  _globals['_STEPCOMPLETED_METRICSENTRY']._serialized_start=691
+  _globals['_STEPCOMPLETED_METRICSENTRY']._serialized_end=737
+  _globals['_EVALUATIONCOMPLETED']._serialized_start=1645
+  _globals['_EVALUATIONCOMPLETED']._serialized_end=1791
+  _globals['_EVALUATIONCOMPLETED_METRICSENTRY']._serialized_start=691
+  _globals['_EVALUATIONCOMPLETED_METRICSENTRY']._serialized_end=737
+  _globals['_CHECKPOINTSAVED']._serialized_start=1793
+  _globals['_CHECKPOINTSAVED']._serialized_end=1879
+  _globals['_TRANSCRIPTSLOGGED']._serialized_start=1881
+  _globals['_TRANSCRIPTSLOGGED']._serialized_end=1959
+  _globals['_TRANSCRIPT']._serialized_start=1961
+  _globals['_TRANSCRIPT']._serialized_end=2061
+  _globals['_RECOVERED']._serialized_start=2063
+  _globals['_RECOVERED']._serialized_end=2168
+  _globals['_NOTICE']._serialized_start=2170
+  _globals['_NOTICE']._serialized_end=2195
 # @@protoc_insertion_point(module_scope)

@@ -110,6 +110,7 @@ class Run(google.protobuf.message.Message):
     DISPLAY_NAME_FIELD_NUMBER: builtins.int
     LABELS_FIELD_NUMBER: builtins.int
     LAST_EVENT_SEQ_FIELD_NUMBER: builtins.int
+    TENANT_FIELD_NUMBER: builtins.int
     run_id: builtins.str
     """Its id."""
     recipe: builtins.str
@@ -128,6 +129,8 @@ class Run(google.protobuf.message.Message):
     """Name for people; free."""
     last_event_seq: builtins.int
     """Number of its newest event."""
+    tenant: builtins.str
+    """The tenant that started it; empty where no API keys are asked for."""
     @property
     def config(self) -> tinsmith.orchestrator.v1.recipe_pb2.RecipeConfig:
         """Its configuration with every default filled in; frozen."""
@@ -170,9 +173,10 @@ class Run(google.protobuf.message.Message):
         display_name: builtins.str = ...,
         labels: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
         last_event_seq: builtins.int = ...,
+        tenant: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["config", b"config", "create_time", b"create_time", "end_time", b"end_time", "error", b"error"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["checkpoint_uri", b"checkpoint_uri", "config", b"config", "create_time", b"create_time", "display_name", b"display_name", "end_time", b"end_time", "error", b"error", "labels", b"labels", "last_event_seq", b"last_event_seq", "metrics", b"metrics", "recipe", b"recipe", "run_id", b"run_id", "sampler_uri", b"sampler_uri", "state", b"state", "step", b"step", "total_steps", b"total_steps"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["checkpoint_uri", b"checkpoint_uri", "config", b"config", "create_time", b"create_time", "display_name", b"display_name", "end_time", b"end_time", "error", b"error", "labels", b"labels", "last_event_seq", b"last_event_seq", "metrics", b"metrics", "recipe", b"recipe", "run_id", b"run_id", "sampler_uri", b"sampler_uri", "state", b"state", "step", b"step", "tenant", b"tenant", "total_steps", b"total_steps"]) -> None: ...
 
 global___Run = Run
 

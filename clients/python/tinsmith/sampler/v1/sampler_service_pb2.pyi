@@ -239,7 +239,9 @@ class SamplingUsage(google.protobuf.message.Message):
     completion_tokens: builtins.int
     """Tokens of the answers."""
     cached_prompt_tokens: builtins.int
-    """Prompt tokens that a cache supplied."""
+    """Prompt tokens that were not read again: an equal prompt of the request had them, or the cache, which keeps whole pages of
+    64 tokens of lately read prompts and their answers.
+    """
     def __init__(
         self,
         *,

@@ -28,13 +28,37 @@ if _version_not_supported:
 class SamplerServiceStub(object):
     """Samples from language models.
 
-    An answer is a function of the weights and the request: same weights, seeds and prompts give the same tokens.
+    An answer is a function of the weights and the request: same weights, seeds and prompts give the same tokens and the same
+    logprobs, bit for bit, whatever else is decoded at the time, whether a cache supplied the prompt, and whether the answer was
+    interrupted to make room for others. That is so on one kind of machine with one setting of its threads, and with backend
+    `local`; at load the sampler tests that the machine's matrix products allow it, and otherwise runs one request at a time.
+
+    Requests join a running batch at every decoding step, with any adapters of a base model beside one another. One that does
+    not fit waits; the oldest starts first, and answers of the largest request give way to it. Weights that change under a name
+    count from the next request on; a request in flight ends on those it began with.
 
     Errors of every call. NOT_FOUND with reason BASE_MODEL_NOT_FOUND or CHECKPOINT_NOT_FOUND. INVALID_ARGUMENT with reason
     BAD_CHECKPOINT_URI, EMPTY_PROMPT, TOKEN_OUT_OF_VOCABULARY, PROMPT_TOO_LONG or BAD_TENSOR (metadata name the prompt),
-    TOO_MANY_ANSWERS or TOO_MANY_LOGPROBS. DATA_LOSS with reason CHECKPOINT_CORRUPT. FAILED_PRECONDITION with reason
-    ADAPTER_MISMATCH for an adapter of another base model, ADAPTER_UNSUPPORTED for one that is no plain LoRA,
+    TOO_MANY_ANSWERS or TOO_MANY_LOGPROBS, or KV_BUDGET_EXCEEDED for an answer whose keys and values could never fit into memory
+    (metadata: needed, places). DATA_LOSS with reason CHECKPOINT_CORRUPT. FAILED_PRECONDITION with reason
+    ADAPTER_MISMATCH for an adapter of another base model, ADAPTER_UNSUPPORTED for one that is no plain LoRA or whose weights
+    are not in this storage, CHECKPOINT_MISMATCH for one whose weights are not at the Tinker service that is asked,
     WEIGHTS_NOT_FINITE, or MODALITY_UNSUPPORTED. RESOURCE_EXHAUSTED with reason QUEUE_FULL and RetryInfo.
+
+    A backend that is another server (setting backend) adds: UNAVAILABLE with reason BACKEND_UNAVAILABLE, RESOURCE_EXHAUSTED
+    with reason BACKEND_BUSY and DEADLINE_EXCEEDED with reason BACKEND_TIMEOUT, each with RetryInfo, when that server can't be
+    reached or fails, is full, or is silent; FAILED_PRECONDITION with reason BACKEND_CREDENTIALS or BACKEND_BILLING, which the
+    operator has to mend, and BACKEND_UNSUPPORTED for what that server lacks (the metadata name it); INVALID_ARGUMENT with
+    reason BACKEND_REFUSED for what only that server found wrong; INTERNAL with reason BACKEND_BAD_ANSWER. How an answer
+    depends on its seed is then that server's affair; and backend tinker streams each answer whole.
+
+    Backend openai (vLLM, SGLang and the like). UNAVAILABLE with reason CIRCUIT_OPEN and RetryInfo when that server failed
+    several times in a row and is left alone. Filters, penalties and biases apply in its own order and within its own bounds;
+    a stop string may end an answer by another token than here. Logprobs that would not be those of the distribution that
+    tokens were drawn from are BACKEND_UNSUPPORTED: at a temperature other than 0 and 1, with filters, penalties, biases or
+    allowed tokens vLLM must run with --logprobs-mode processed_logprobs, and at temperature 0 with penalties, biases or
+    allowed tokens without it. BACKEND_UNSUPPORTED, too, are targets of ComputeLogprobs, biases beyond 100, and likeliest
+    tokens from servers other than vLLM. A sequence of ComputeLogprobs must be one token shorter than the context.
     """
 
     def __init__(self, channel):
@@ -73,17 +97,41 @@ class SamplerServiceStub(object):
 class SamplerServiceServicer(object):
     """Samples from language models.
 
-    An answer is a function of the weights and the request: same weights, seeds and prompts give the same tokens.
+    An answer is a function of the weights and the request: same weights, seeds and prompts give the same tokens and the same
+    logprobs, bit for bit, whatever else is decoded at the time, whether a cache supplied the prompt, and whether the answer was
+    interrupted to make room for others. That is so on one kind of machine with one setting of its threads, and with backend
+    `local`; at load the sampler tests that the machine's matrix products allow it, and otherwise runs one request at a time.
+
+    Requests join a running batch at every decoding step, with any adapters of a base model beside one another. One that does
+    not fit waits; the oldest starts first, and answers of the largest request give way to it. Weights that change under a name
+    count from the next request on; a request in flight ends on those it began with.
 
     Errors of every call. NOT_FOUND with reason BASE_MODEL_NOT_FOUND or CHECKPOINT_NOT_FOUND. INVALID_ARGUMENT with reason
     BAD_CHECKPOINT_URI, EMPTY_PROMPT, TOKEN_OUT_OF_VOCABULARY, PROMPT_TOO_LONG or BAD_TENSOR (metadata name the prompt),
-    TOO_MANY_ANSWERS or TOO_MANY_LOGPROBS. DATA_LOSS with reason CHECKPOINT_CORRUPT. FAILED_PRECONDITION with reason
-    ADAPTER_MISMATCH for an adapter of another base model, ADAPTER_UNSUPPORTED for one that is no plain LoRA,
+    TOO_MANY_ANSWERS or TOO_MANY_LOGPROBS, or KV_BUDGET_EXCEEDED for an answer whose keys and values could never fit into memory
+    (metadata: needed, places). DATA_LOSS with reason CHECKPOINT_CORRUPT. FAILED_PRECONDITION with reason
+    ADAPTER_MISMATCH for an adapter of another base model, ADAPTER_UNSUPPORTED for one that is no plain LoRA or whose weights
+    are not in this storage, CHECKPOINT_MISMATCH for one whose weights are not at the Tinker service that is asked,
     WEIGHTS_NOT_FINITE, or MODALITY_UNSUPPORTED. RESOURCE_EXHAUSTED with reason QUEUE_FULL and RetryInfo.
+
+    A backend that is another server (setting backend) adds: UNAVAILABLE with reason BACKEND_UNAVAILABLE, RESOURCE_EXHAUSTED
+    with reason BACKEND_BUSY and DEADLINE_EXCEEDED with reason BACKEND_TIMEOUT, each with RetryInfo, when that server can't be
+    reached or fails, is full, or is silent; FAILED_PRECONDITION with reason BACKEND_CREDENTIALS or BACKEND_BILLING, which the
+    operator has to mend, and BACKEND_UNSUPPORTED for what that server lacks (the metadata name it); INVALID_ARGUMENT with
+    reason BACKEND_REFUSED for what only that server found wrong; INTERNAL with reason BACKEND_BAD_ANSWER. How an answer
+    depends on its seed is then that server's affair; and backend tinker streams each answer whole.
+
+    Backend openai (vLLM, SGLang and the like). UNAVAILABLE with reason CIRCUIT_OPEN and RetryInfo when that server failed
+    several times in a row and is left alone. Filters, penalties and biases apply in its own order and within its own bounds;
+    a stop string may end an answer by another token than here. Logprobs that would not be those of the distribution that
+    tokens were drawn from are BACKEND_UNSUPPORTED: at a temperature other than 0 and 1, with filters, penalties, biases or
+    allowed tokens vLLM must run with --logprobs-mode processed_logprobs, and at temperature 0 with penalties, biases or
+    allowed tokens without it. BACKEND_UNSUPPORTED, too, are targets of ComputeLogprobs, biases beyond 100, and likeliest
+    tokens from servers other than vLLM. A sequence of ComputeLogprobs must be one token shorter than the context.
     """
 
     def Sample(self, request, context):
-        """Answers many prompts, several times each.
+        """Answers many prompts, several times each. Cancelling the call ends the work within one decoding step.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -113,7 +161,8 @@ class SamplerServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def WatchQueue(self, request, context):
-        """Streams the state of the sampler's queue: at once, and at each change.
+        """Streams the state of the sampler's queue: at once, and at each change. It is paused for capacity while requests wait for
+        the batch or its memory, and while one more would be refused; the reason says which.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -158,13 +207,37 @@ def add_SamplerServiceServicer_to_server(servicer, server):
 class SamplerService(object):
     """Samples from language models.
 
-    An answer is a function of the weights and the request: same weights, seeds and prompts give the same tokens.
+    An answer is a function of the weights and the request: same weights, seeds and prompts give the same tokens and the same
+    logprobs, bit for bit, whatever else is decoded at the time, whether a cache supplied the prompt, and whether the answer was
+    interrupted to make room for others. That is so on one kind of machine with one setting of its threads, and with backend
+    `local`; at load the sampler tests that the machine's matrix products allow it, and otherwise runs one request at a time.
+
+    Requests join a running batch at every decoding step, with any adapters of a base model beside one another. One that does
+    not fit waits; the oldest starts first, and answers of the largest request give way to it. Weights that change under a name
+    count from the next request on; a request in flight ends on those it began with.
 
     Errors of every call. NOT_FOUND with reason BASE_MODEL_NOT_FOUND or CHECKPOINT_NOT_FOUND. INVALID_ARGUMENT with reason
     BAD_CHECKPOINT_URI, EMPTY_PROMPT, TOKEN_OUT_OF_VOCABULARY, PROMPT_TOO_LONG or BAD_TENSOR (metadata name the prompt),
-    TOO_MANY_ANSWERS or TOO_MANY_LOGPROBS. DATA_LOSS with reason CHECKPOINT_CORRUPT. FAILED_PRECONDITION with reason
-    ADAPTER_MISMATCH for an adapter of another base model, ADAPTER_UNSUPPORTED for one that is no plain LoRA,
+    TOO_MANY_ANSWERS or TOO_MANY_LOGPROBS, or KV_BUDGET_EXCEEDED for an answer whose keys and values could never fit into memory
+    (metadata: needed, places). DATA_LOSS with reason CHECKPOINT_CORRUPT. FAILED_PRECONDITION with reason
+    ADAPTER_MISMATCH for an adapter of another base model, ADAPTER_UNSUPPORTED for one that is no plain LoRA or whose weights
+    are not in this storage, CHECKPOINT_MISMATCH for one whose weights are not at the Tinker service that is asked,
     WEIGHTS_NOT_FINITE, or MODALITY_UNSUPPORTED. RESOURCE_EXHAUSTED with reason QUEUE_FULL and RetryInfo.
+
+    A backend that is another server (setting backend) adds: UNAVAILABLE with reason BACKEND_UNAVAILABLE, RESOURCE_EXHAUSTED
+    with reason BACKEND_BUSY and DEADLINE_EXCEEDED with reason BACKEND_TIMEOUT, each with RetryInfo, when that server can't be
+    reached or fails, is full, or is silent; FAILED_PRECONDITION with reason BACKEND_CREDENTIALS or BACKEND_BILLING, which the
+    operator has to mend, and BACKEND_UNSUPPORTED for what that server lacks (the metadata name it); INVALID_ARGUMENT with
+    reason BACKEND_REFUSED for what only that server found wrong; INTERNAL with reason BACKEND_BAD_ANSWER. How an answer
+    depends on its seed is then that server's affair; and backend tinker streams each answer whole.
+
+    Backend openai (vLLM, SGLang and the like). UNAVAILABLE with reason CIRCUIT_OPEN and RetryInfo when that server failed
+    several times in a row and is left alone. Filters, penalties and biases apply in its own order and within its own bounds;
+    a stop string may end an answer by another token than here. Logprobs that would not be those of the distribution that
+    tokens were drawn from are BACKEND_UNSUPPORTED: at a temperature other than 0 and 1, with filters, penalties, biases or
+    allowed tokens vLLM must run with --logprobs-mode processed_logprobs, and at temperature 0 with penalties, biases or
+    allowed tokens without it. BACKEND_UNSUPPORTED, too, are targets of ComputeLogprobs, biases beyond 100, and likeliest
+    tokens from servers other than vLLM. A sequence of ComputeLogprobs must be one token shorter than the context.
     """
 
     @staticmethod

@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from tinsmith.types.v1 import model_pb2 as tinsmith_dot_types_dot_v1_dot_model__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$tinsmith/trainer/v1/checkpoint.proto\x12\x13tinsmith.trainer.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dtinsmith/types/v1/model.proto\"\xf6\x03\n\nCheckpoint\x12\x0b\n\x03uri\x18\x01 \x01(\t\x12\x10\n\x08model_id\x18\x02 \x01(\t\x12\x31\n\x04kind\x18\x03 \x01(\x0e\x32#.tinsmith.trainer.v1.CheckpointKind\x12\x0c\n\x04name\x18\x04 \x01(\t\x12\x0c\n\x04step\x18\x05 \x01(\x03\x12\x12\n\nbase_model\x18\x06 \x01(\t\x12+\n\x04lora\x18\x07 \x01(\x0b\x32\x1d.tinsmith.types.v1.LoraConfig\x12\x32\n\x05\x66iles\x18\x08 \x03(\x0b\x32#.tinsmith.trainer.v1.CheckpointFile\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tephemeral\x18\x0b \x01(\x08\x12\x11\n\tpublished\x18\x0c \x01(\x08\x12H\n\ruser_metadata\x18\r \x03(\x0b\x32\x31.tinsmith.trainer.v1.Checkpoint.UserMetadataEntry\x1a\x33\n\x11UserMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"B\n\x0e\x43heckpointFile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x0e\n\x06sha256\x18\x03 \x01(\t*l\n\x0e\x43heckpointKind\x12\x1f\n\x1b\x43HECKPOINT_KIND_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x43HECKPOINT_KIND_TRAINING\x10\x01\x12\x1b\n\x17\x43HECKPOINT_KIND_SAMPLER\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$tinsmith/trainer/v1/checkpoint.proto\x12\x13tinsmith.trainer.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dtinsmith/types/v1/model.proto\"\xf6\x03\n\nCheckpoint\x12\x0b\n\x03uri\x18\x01 \x01(\t\x12\x10\n\x08model_id\x18\x02 \x01(\t\x12\x31\n\x04kind\x18\x03 \x01(\x0e\x32#.tinsmith.trainer.v1.CheckpointKind\x12\x0c\n\x04name\x18\x04 \x01(\t\x12\x0c\n\x04step\x18\x05 \x01(\x03\x12\x12\n\nbase_model\x18\x06 \x01(\t\x12+\n\x04lora\x18\x07 \x01(\x0b\x32\x1d.tinsmith.types.v1.LoraConfig\x12\x32\n\x05\x66iles\x18\x08 \x03(\x0b\x32#.tinsmith.trainer.v1.CheckpointFile\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tephemeral\x18\x0b \x01(\x08\x12\x11\n\tpublished\x18\x0c \x01(\x08\x12H\n\ruser_metadata\x18\r \x03(\x0b\x32\x31.tinsmith.trainer.v1.Checkpoint.UserMetadataEntry\x1a\x33\n\x11UserMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"A\n\x11SkippedCheckpoint\x12\x0b\n\x03uri\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"B\n\x0e\x43heckpointFile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x0e\n\x06sha256\x18\x03 \x01(\t*l\n\x0e\x43heckpointKind\x12\x1f\n\x1b\x43HECKPOINT_KIND_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x43HECKPOINT_KIND_TRAINING\x10\x01\x12\x1b\n\x17\x43HECKPOINT_KIND_SAMPLER\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,12 +35,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_CHECKPOINT_USERMETADATAENTRY']._loaded_options = None
   _globals['_CHECKPOINT_USERMETADATAENTRY']._serialized_options = b'8\001'
-  _globals['_CHECKPOINTKIND']._serialized_start=698
-  _globals['_CHECKPOINTKIND']._serialized_end=806
+  _globals['_CHECKPOINTKIND']._serialized_start=765
+  _globals['_CHECKPOINTKIND']._serialized_end=873
   _globals['_CHECKPOINT']._serialized_start=126
   _globals['_CHECKPOINT']._serialized_end=628
   _globals['_CHECKPOINT_USERMETADATAENTRY']._serialized_start=577
   _globals['_CHECKPOINT_USERMETADATAENTRY']._serialized_end=628
-  _globals['_CHECKPOINTFILE']._serialized_start=630
-  _globals['_CHECKPOINTFILE']._serialized_end=696
+  _globals['_SKIPPEDCHECKPOINT']._serialized_start=630
+  _globals['_SKIPPEDCHECKPOINT']._serialized_end=695
+  _globals['_CHECKPOINTFILE']._serialized_start=697
+  _globals['_CHECKPOINTFILE']._serialized_end=763
 # @@protoc_insertion_point(module_scope)

@@ -81,7 +81,9 @@ class Checkpoint(google.protobuf.message.Message):
     PUBLISHED_FIELD_NUMBER: builtins.int
     USER_METADATA_FIELD_NUMBER: builtins.int
     uri: builtins.str
-    """"tinsmith://{model_id}/{training|sampler}/{name}"."""
+    """"tinsmith://{model_id}/{training|sampler}/{name}". No checkpoint is named "latest": CreateModel, LoadState and
+    GetCheckpoint take that name for the newest one of its model and kind that is whole.
+    """
     model_id: builtins.str
     """The model that it was saved from."""
     kind: global___CheckpointKind.ValueType
@@ -110,7 +112,9 @@ class Checkpoint(google.protobuf.message.Message):
 
     @property
     def expire_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
-        """When it will be deleted; absent when never."""
+        """When it will be deleted; absent when never. A published checkpoint is not deleted while it is published, nor is
+        the newest training checkpoint of a model that a trainer keeps.
+        """
 
     @property
     def user_metadata(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
@@ -139,8 +143,34 @@ class Checkpoint(google.protobuf.message.Message):
 global___Checkpoint = Checkpoint
 
 @typing.final
+class SkippedCheckpoint(google.protobuf.message.Message):
+    """A checkpoint that "latest" went past, because it is damaged."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    URI_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    MESSAGE_FIELD_NUMBER: builtins.int
+    uri: builtins.str
+    """The checkpoint."""
+    reason: builtins.str
+    """What is wrong with it: CHECKPOINT_CORRUPT or WEIGHTS_NOT_FINITE."""
+    message: builtins.str
+    """The same for people."""
+    def __init__(
+        self,
+        *,
+        uri: builtins.str = ...,
+        reason: builtins.str = ...,
+        message: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["message", b"message", "reason", b"reason", "uri", b"uri"]) -> None: ...
+
+global___SkippedCheckpoint = SkippedCheckpoint
+
+@typing.final
 class CheckpointFile(google.protobuf.message.Message):
-    """One file of a checkpoint."""
+    """One file of a checkpoint or export."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -148,7 +178,7 @@ class CheckpointFile(google.protobuf.message.Message):
     SIZE_BYTES_FIELD_NUMBER: builtins.int
     SHA256_FIELD_NUMBER: builtins.int
     name: builtins.str
-    """Relative to the checkpoint, for example "adapter_model.safetensors"."""
+    """Of a checkpoint "adapter_config.json", "adapter_model.safetensors" or "optimizer.safetensors"."""
     size_bytes: builtins.int
     """Size."""
     sha256: builtins.str

@@ -22,7 +22,7 @@ class GetCheckpointRequest(google.protobuf.message.Message):
 
     URI_FIELD_NUMBER: builtins.int
     uri: builtins.str
-    """The checkpoint."""
+    """The checkpoint; its name may be "latest"."""
     def __init__(
         self,
         *,
@@ -39,17 +39,23 @@ class GetCheckpointResponse(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     CHECKPOINT_FIELD_NUMBER: builtins.int
+    SKIPPED_FIELD_NUMBER: builtins.int
     @property
     def checkpoint(self) -> tinsmith.trainer.v1.checkpoint_pb2.Checkpoint:
         """The checkpoint."""
+
+    @property
+    def skipped(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[tinsmith.trainer.v1.checkpoint_pb2.SkippedCheckpoint]:
+        """With "latest": newer ones that are damaged, newest first."""
 
     def __init__(
         self,
         *,
         checkpoint: tinsmith.trainer.v1.checkpoint_pb2.Checkpoint | None = ...,
+        skipped: collections.abc.Iterable[tinsmith.trainer.v1.checkpoint_pb2.SkippedCheckpoint] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["checkpoint", b"checkpoint"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["checkpoint", b"checkpoint"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["checkpoint", b"checkpoint", "skipped", b"skipped"]) -> None: ...
 
 global___GetCheckpointResponse = GetCheckpointResponse
 
@@ -321,14 +327,22 @@ class DownloadCheckpointRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     URI_FIELD_NUMBER: builtins.int
+    FILE_FIELD_NUMBER: builtins.int
+    OFFSET_FIELD_NUMBER: builtins.int
     uri: builtins.str
     """The checkpoint."""
+    file: builtins.str
+    """This file alone; empty streams all."""
+    offset: builtins.int
+    """With `file`: where to begin in it."""
     def __init__(
         self,
         *,
         uri: builtins.str = ...,
+        file: builtins.str = ...,
+        offset: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["uri", b"uri"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["file", b"file", "offset", b"offset", "uri", b"uri"]) -> None: ...
 
 global___DownloadCheckpointRequest = DownloadCheckpointRequest
 
@@ -347,7 +361,7 @@ class DownloadCheckpointResponse(google.protobuf.message.Message):
     """The piece."""
     @property
     def file(self) -> tinsmith.trainer.v1.checkpoint_pb2.CheckpointFile:
-        """The file; in the first piece of each file with its checksum."""
+        """In the first piece of each file: the file with its size and checksum."""
 
     def __init__(
         self,
@@ -395,21 +409,51 @@ class UploadHeader(google.protobuf.message.Message):
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
+    @typing.final
+    class UserMetadataEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
     URI_FIELD_NUMBER: builtins.int
     FILES_FIELD_NUMBER: builtins.int
+    BASE_MODEL_FIELD_NUMBER: builtins.int
+    USER_METADATA_FIELD_NUMBER: builtins.int
+    OVERWRITE_FIELD_NUMBER: builtins.int
     uri: builtins.str
     """Where it is to be published."""
+    base_model: builtins.str
+    """Name of the base model here; empty takes the one in the adapter's configuration."""
+    overwrite: builtins.bool
+    """Replace a checkpoint of the same name instead of refusing."""
     @property
     def files(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[tinsmith.trainer.v1.checkpoint_pb2.CheckpointFile]:
-        """The files with sizes and checksums."""
+        """The files with sizes and checksums, in the order in which they come."""
+
+    @property
+    def user_metadata(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
+        """Attached to the checkpoint."""
 
     def __init__(
         self,
         *,
         uri: builtins.str = ...,
         files: collections.abc.Iterable[tinsmith.trainer.v1.checkpoint_pb2.CheckpointFile] | None = ...,
+        base_model: builtins.str = ...,
+        user_metadata: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
+        overwrite: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["files", b"files", "uri", b"uri"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["base_model", b"base_model", "files", b"files", "overwrite", b"overwrite", "uri", b"uri", "user_metadata", b"user_metadata"]) -> None: ...
 
 global___UploadHeader = UploadHeader
 
@@ -427,7 +471,7 @@ class UploadPiece(google.protobuf.message.Message):
     offset: builtins.int
     """Place of `data` in the file."""
     data: builtins.bytes
-    """The piece."""
+    """The piece; 1 MiB is a good size."""
     def __init__(
         self,
         *,
@@ -471,7 +515,7 @@ class ExportModelRequest(google.protobuf.message.Message):
     uri: builtins.str
     """The adapter's checkpoint."""
     name: builtins.str
-    """Name of the export."""
+    """Name of the export: letters, digits, ".", "_" and "-"."""
     def __init__(
         self,
         *,
@@ -491,7 +535,7 @@ class ExportModelResponse(google.protobuf.message.Message):
     BASE_MODEL_FIELD_NUMBER: builtins.int
     FILES_FIELD_NUMBER: builtins.int
     base_model: builtins.str
-    """Name under which servers find the merged model as a base model."""
+    """Its name, which setting base_models of servers takes; see the method."""
     @property
     def files(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[tinsmith.trainer.v1.checkpoint_pb2.CheckpointFile]:
         """Its files."""

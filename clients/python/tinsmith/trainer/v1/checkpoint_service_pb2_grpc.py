@@ -29,7 +29,13 @@ class CheckpointServiceStub(object):
     """Manages checkpoints in blob storage.
 
     NOT_FOUND with reason CHECKPOINT_NOT_FOUND for an unknown URI, INVALID_ARGUMENT with reason BAD_CHECKPOINT_URI for
-    one that is not "tinsmith://{model_id}/{training|sampler}/{name}".
+    one that is not "tinsmith://{model_id}/{training|sampler}/{name}", with reason RESERVED_NAME where a checkpoint would
+    be named "latest". RESOURCE_EXHAUSTED with reason STORAGE_FULL and FAILED_PRECONDITION with reason
+    STORAGE_NOT_WRITABLE from whatever writes; nothing is half-written then.
+
+    Where API keys are asked for, checkpoints and the model ids in their URIs belong to tenants. Those of others are
+    CHECKPOINT_NOT_FOUND, but for published ones, which everybody may read; nobody writes below another's model id, which is
+    ALREADY_EXISTS with reason CHECKPOINT_EXISTS.
     """
 
     def __init__(self, channel):
@@ -94,11 +100,18 @@ class CheckpointServiceServicer(object):
     """Manages checkpoints in blob storage.
 
     NOT_FOUND with reason CHECKPOINT_NOT_FOUND for an unknown URI, INVALID_ARGUMENT with reason BAD_CHECKPOINT_URI for
-    one that is not "tinsmith://{model_id}/{training|sampler}/{name}".
+    one that is not "tinsmith://{model_id}/{training|sampler}/{name}", with reason RESERVED_NAME where a checkpoint would
+    be named "latest". RESOURCE_EXHAUSTED with reason STORAGE_FULL and FAILED_PRECONDITION with reason
+    STORAGE_NOT_WRITABLE from whatever writes; nothing is half-written then.
+
+    Where API keys are asked for, checkpoints and the model ids in their URIs belong to tenants. Those of others are
+    CHECKPOINT_NOT_FOUND, but for published ones, which everybody may read; nobody writes below another's model id, which is
+    ALREADY_EXISTS with reason CHECKPOINT_EXISTS.
     """
 
     def GetCheckpoint(self, request, context):
-        """Reads one checkpoint's manifest.
+        """Reads one checkpoint's manifest. With the name "latest" every byte is read, as in VerifyCheckpoint, and the newest
+        checkpoint that is whole is taken: DATA_LOSS with reason NO_GOOD_CHECKPOINT when all are damaged.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -112,7 +125,8 @@ class CheckpointServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def VerifyCheckpoint(self, request, context):
-        """Reads every byte and compares checksums. DATA_LOSS with reason CHECKPOINT_CORRUPT names the file.
+        """Reads every byte, compares checksums and looks for weights that are not finite. DATA_LOSS with reason
+        CHECKPOINT_CORRUPT or WEIGHTS_NOT_FINITE; the metadata name the file.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -133,38 +147,69 @@ class CheckpointServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def PublishCheckpoint(self, request, context):
-        """Lets other tenants read a checkpoint, or stops it.
+        """Lets other tenants read a checkpoint, or stops it. While it is published it does not expire.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CopyCheckpoint(self, request, context):
-        """Copies a checkpoint to another model id or name.
+        """Copies a checkpoint to another model id, kind or name; the copy is kept, whatever the life time of the source, and
+        not published. A copy that is there already is the answer.
+
+        DATA_LOSS with reason CHECKPOINT_CORRUPT; ALREADY_EXISTS with reason CHECKPOINT_EXISTS when the target is another
+        checkpoint.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DownloadCheckpoint(self, request, context):
-        """Streams a checkpoint's files, one after the other, in chunks.
+        """Streams a checkpoint's files, one after the other, in pieces of at most 1 MiB.
+
+        A file is checked while it is read: DATA_LOSS with reason CHECKPOINT_CORRUPT comes behind the pieces of a damaged
+        one, so a client trusts a file only when its own checksum agrees. A stream that broke is resumed with `file` and
+        `offset`. INVALID_ARGUMENT with reason BAD_OFFSET for a place that is not in the file.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UploadCheckpoint(self, request_iterator, context):
-        """Stores a checkpoint made elsewhere: a PEFT adapter, with or without optimizer state.
+        """Stores a checkpoint made elsewhere: an adapter as PEFT writes it, or a checkpoint that was downloaded.
 
-        The first message is the header. DATA_LOSS with reason CHECKSUM_MISMATCH when a file's checksum differs;
-        nothing is published then.
+        The first message is the header, then come the files in its order, each piece where the one before ended. Files:
+        "adapter_config.json" and "adapter_model.safetensors", and for a training checkpoint "optimizer.safetensors" as
+        DownloadCheckpoint gives it. The files are stored as they came.
+
+        Any LoRA on linear layers that CreateModel can adapt is taken, whatever its target_modules, layers_to_transform,
+        alpha, use_rslora or fan_in_fan_out; its dropout does not count here. FAILED_PRECONDITION with reason
+        ADAPTER_UNSUPPORTED, saying what, for everything else that changes the arithmetic, such as use_dora, rank_pattern,
+        alpha_pattern, bias, modules_to_save, adapters of embeddings, initialisations that change the base model (pissa,
+        olora, corda, loftq), or weights of the base model that differ from those that are served.
+
+        INVALID_ARGUMENT with reason BAD_UPLOAD for another file name, a wrong offset, or a file that is cut short;
+        UPLOAD_TOO_LARGE beyond the server's limit. DATA_LOSS with reason CHECKSUM_MISMATCH when a file's checksum differs,
+        with reason WEIGHTS_NOT_FINITE when a weight is not finite, CHECKPOINT_CORRUPT when a file is not what its name says.
+        ALREADY_EXISTS with reason CHECKPOINT_EXISTS; NOT_FOUND with reason BASE_MODEL_NOT_FOUND; FAILED_PRECONDITION with
+        reason CHECKPOINT_MISMATCH when the optimizer's memory is that of another adapter, BACKEND_UNSUPPORTED when the
+        trainer's backend keeps no base models. Nothing is published then, and nothing is left of it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ExportModel(self, request, context):
-        """Writes the base model with the adapter merged in, as a Hugging Face directory in blob storage.
+        """Writes the base model with the adapter merged in, as a Hugging Face directory, in the number type that the trainer
+        has the base model in.
+
+        It lies at `name` below the trainer's setting export_root (<home>/exports unless set), published whole or not at
+        all. Setting base_models of any server with the same home takes `name` as it takes an embedded model's; a server
+        with another home, or with export_root set, takes the directory. The same export that is there already is the answer.
+
+        ALREADY_EXISTS with reason EXPORT_EXISTS when the name is taken by another model, be it an embedded one; NOT_FOUND with reason
+        BASE_MODEL_NOT_FOUND; DATA_LOSS with reason CHECKPOINT_CORRUPT or WEIGHTS_NOT_FINITE; FAILED_PRECONDITION with
+        reason ADAPTER_UNSUPPORTED, CHECKPOINT_MISMATCH or BACKEND_UNSUPPORTED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -235,7 +280,13 @@ class CheckpointService(object):
     """Manages checkpoints in blob storage.
 
     NOT_FOUND with reason CHECKPOINT_NOT_FOUND for an unknown URI, INVALID_ARGUMENT with reason BAD_CHECKPOINT_URI for
-    one that is not "tinsmith://{model_id}/{training|sampler}/{name}".
+    one that is not "tinsmith://{model_id}/{training|sampler}/{name}", with reason RESERVED_NAME where a checkpoint would
+    be named "latest". RESOURCE_EXHAUSTED with reason STORAGE_FULL and FAILED_PRECONDITION with reason
+    STORAGE_NOT_WRITABLE from whatever writes; nothing is half-written then.
+
+    Where API keys are asked for, checkpoints and the model ids in their URIs belong to tenants. Those of others are
+    CHECKPOINT_NOT_FOUND, but for published ones, which everybody may read; nobody writes below another's model id, which is
+    ALREADY_EXISTS with reason CHECKPOINT_EXISTS.
     """
 
     @staticmethod

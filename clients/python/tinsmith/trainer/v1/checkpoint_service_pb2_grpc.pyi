@@ -21,7 +21,13 @@ class CheckpointServiceStub:
     """Manages checkpoints in blob storage.
 
     NOT_FOUND with reason CHECKPOINT_NOT_FOUND for an unknown URI, INVALID_ARGUMENT with reason BAD_CHECKPOINT_URI for
-    one that is not "tinsmith://{model_id}/{training|sampler}/{name}".
+    one that is not "tinsmith://{model_id}/{training|sampler}/{name}", with reason RESERVED_NAME where a checkpoint would
+    be named "latest". RESOURCE_EXHAUSTED with reason STORAGE_FULL and FAILED_PRECONDITION with reason
+    STORAGE_NOT_WRITABLE from whatever writes; nothing is half-written then.
+
+    Where API keys are asked for, checkpoints and the model ids in their URIs belong to tenants. Those of others are
+    CHECKPOINT_NOT_FOUND, but for published ones, which everybody may read; nobody writes below another's model id, which is
+    ALREADY_EXISTS with reason CHECKPOINT_EXISTS.
     """
 
     def __init__(self, channel: typing.Union[grpc.Channel, grpc.aio.Channel]) -> None: ...
@@ -29,7 +35,9 @@ class CheckpointServiceStub:
         tinsmith.trainer.v1.checkpoint_service_pb2.GetCheckpointRequest,
         tinsmith.trainer.v1.checkpoint_service_pb2.GetCheckpointResponse,
     ]
-    """Reads one checkpoint's manifest."""
+    """Reads one checkpoint's manifest. With the name "latest" every byte is read, as in VerifyCheckpoint, and the newest
+    checkpoint that is whole is taken: DATA_LOSS with reason NO_GOOD_CHECKPOINT when all are damaged.
+    """
 
     ListCheckpoints: grpc.UnaryUnaryMultiCallable[
         tinsmith.trainer.v1.checkpoint_service_pb2.ListCheckpointsRequest,
@@ -41,7 +49,9 @@ class CheckpointServiceStub:
         tinsmith.trainer.v1.checkpoint_service_pb2.VerifyCheckpointRequest,
         tinsmith.trainer.v1.checkpoint_service_pb2.VerifyCheckpointResponse,
     ]
-    """Reads every byte and compares checksums. DATA_LOSS with reason CHECKPOINT_CORRUPT names the file."""
+    """Reads every byte, compares checksums and looks for weights that are not finite. DATA_LOSS with reason
+    CHECKPOINT_CORRUPT or WEIGHTS_NOT_FINITE; the metadata name the file.
+    """
 
     DeleteCheckpoint: grpc.UnaryUnaryMultiCallable[
         tinsmith.trainer.v1.checkpoint_service_pb2.DeleteCheckpointRequest,
@@ -59,48 +69,90 @@ class CheckpointServiceStub:
         tinsmith.trainer.v1.checkpoint_service_pb2.PublishCheckpointRequest,
         tinsmith.trainer.v1.checkpoint_service_pb2.PublishCheckpointResponse,
     ]
-    """Lets other tenants read a checkpoint, or stops it."""
+    """Lets other tenants read a checkpoint, or stops it. While it is published it does not expire."""
 
     CopyCheckpoint: grpc.UnaryUnaryMultiCallable[
         tinsmith.trainer.v1.checkpoint_service_pb2.CopyCheckpointRequest,
         tinsmith.trainer.v1.checkpoint_service_pb2.CopyCheckpointResponse,
     ]
-    """Copies a checkpoint to another model id or name."""
+    """Copies a checkpoint to another model id, kind or name; the copy is kept, whatever the life time of the source, and
+    not published. A copy that is there already is the answer.
+
+    DATA_LOSS with reason CHECKPOINT_CORRUPT; ALREADY_EXISTS with reason CHECKPOINT_EXISTS when the target is another
+    checkpoint.
+    """
 
     DownloadCheckpoint: grpc.UnaryStreamMultiCallable[
         tinsmith.trainer.v1.checkpoint_service_pb2.DownloadCheckpointRequest,
         tinsmith.trainer.v1.checkpoint_service_pb2.DownloadCheckpointResponse,
     ]
-    """Streams a checkpoint's files, one after the other, in chunks."""
+    """Streams a checkpoint's files, one after the other, in pieces of at most 1 MiB.
+
+    A file is checked while it is read: DATA_LOSS with reason CHECKPOINT_CORRUPT comes behind the pieces of a damaged
+    one, so a client trusts a file only when its own checksum agrees. A stream that broke is resumed with `file` and
+    `offset`. INVALID_ARGUMENT with reason BAD_OFFSET for a place that is not in the file.
+    """
 
     UploadCheckpoint: grpc.StreamUnaryMultiCallable[
         tinsmith.trainer.v1.checkpoint_service_pb2.UploadCheckpointRequest,
         tinsmith.trainer.v1.checkpoint_service_pb2.UploadCheckpointResponse,
     ]
-    """Stores a checkpoint made elsewhere: a PEFT adapter, with or without optimizer state.
+    """Stores a checkpoint made elsewhere: an adapter as PEFT writes it, or a checkpoint that was downloaded.
 
-    The first message is the header. DATA_LOSS with reason CHECKSUM_MISMATCH when a file's checksum differs;
-    nothing is published then.
+    The first message is the header, then come the files in its order, each piece where the one before ended. Files:
+    "adapter_config.json" and "adapter_model.safetensors", and for a training checkpoint "optimizer.safetensors" as
+    DownloadCheckpoint gives it. The files are stored as they came.
+
+    Any LoRA on linear layers that CreateModel can adapt is taken, whatever its target_modules, layers_to_transform,
+    alpha, use_rslora or fan_in_fan_out; its dropout does not count here. FAILED_PRECONDITION with reason
+    ADAPTER_UNSUPPORTED, saying what, for everything else that changes the arithmetic, such as use_dora, rank_pattern,
+    alpha_pattern, bias, modules_to_save, adapters of embeddings, initialisations that change the base model (pissa,
+    olora, corda, loftq), or weights of the base model that differ from those that are served.
+
+    INVALID_ARGUMENT with reason BAD_UPLOAD for another file name, a wrong offset, or a file that is cut short;
+    UPLOAD_TOO_LARGE beyond the server's limit. DATA_LOSS with reason CHECKSUM_MISMATCH when a file's checksum differs,
+    with reason WEIGHTS_NOT_FINITE when a weight is not finite, CHECKPOINT_CORRUPT when a file is not what its name says.
+    ALREADY_EXISTS with reason CHECKPOINT_EXISTS; NOT_FOUND with reason BASE_MODEL_NOT_FOUND; FAILED_PRECONDITION with
+    reason CHECKPOINT_MISMATCH when the optimizer's memory is that of another adapter, BACKEND_UNSUPPORTED when the
+    trainer's backend keeps no base models. Nothing is published then, and nothing is left of it.
     """
 
     ExportModel: grpc.UnaryUnaryMultiCallable[
         tinsmith.trainer.v1.checkpoint_service_pb2.ExportModelRequest,
         tinsmith.trainer.v1.checkpoint_service_pb2.ExportModelResponse,
     ]
-    """Writes the base model with the adapter merged in, as a Hugging Face directory in blob storage."""
+    """Writes the base model with the adapter merged in, as a Hugging Face directory, in the number type that the trainer
+    has the base model in.
+
+    It lies at `name` below the trainer's setting export_root (<home>/exports unless set), published whole or not at
+    all. Setting base_models of any server with the same home takes `name` as it takes an embedded model's; a server
+    with another home, or with export_root set, takes the directory. The same export that is there already is the answer.
+
+    ALREADY_EXISTS with reason EXPORT_EXISTS when the name is taken by another model, be it an embedded one; NOT_FOUND with reason
+    BASE_MODEL_NOT_FOUND; DATA_LOSS with reason CHECKPOINT_CORRUPT or WEIGHTS_NOT_FINITE; FAILED_PRECONDITION with
+    reason ADAPTER_UNSUPPORTED, CHECKPOINT_MISMATCH or BACKEND_UNSUPPORTED.
+    """
 
 class CheckpointServiceAsyncStub:
     """Manages checkpoints in blob storage.
 
     NOT_FOUND with reason CHECKPOINT_NOT_FOUND for an unknown URI, INVALID_ARGUMENT with reason BAD_CHECKPOINT_URI for
-    one that is not "tinsmith://{model_id}/{training|sampler}/{name}".
+    one that is not "tinsmith://{model_id}/{training|sampler}/{name}", with reason RESERVED_NAME where a checkpoint would
+    be named "latest". RESOURCE_EXHAUSTED with reason STORAGE_FULL and FAILED_PRECONDITION with reason
+    STORAGE_NOT_WRITABLE from whatever writes; nothing is half-written then.
+
+    Where API keys are asked for, checkpoints and the model ids in their URIs belong to tenants. Those of others are
+    CHECKPOINT_NOT_FOUND, but for published ones, which everybody may read; nobody writes below another's model id, which is
+    ALREADY_EXISTS with reason CHECKPOINT_EXISTS.
     """
 
     GetCheckpoint: grpc.aio.UnaryUnaryMultiCallable[
         tinsmith.trainer.v1.checkpoint_service_pb2.GetCheckpointRequest,
         tinsmith.trainer.v1.checkpoint_service_pb2.GetCheckpointResponse,
     ]
-    """Reads one checkpoint's manifest."""
+    """Reads one checkpoint's manifest. With the name "latest" every byte is read, as in VerifyCheckpoint, and the newest
+    checkpoint that is whole is taken: DATA_LOSS with reason NO_GOOD_CHECKPOINT when all are damaged.
+    """
 
     ListCheckpoints: grpc.aio.UnaryUnaryMultiCallable[
         tinsmith.trainer.v1.checkpoint_service_pb2.ListCheckpointsRequest,
@@ -112,7 +164,9 @@ class CheckpointServiceAsyncStub:
         tinsmith.trainer.v1.checkpoint_service_pb2.VerifyCheckpointRequest,
         tinsmith.trainer.v1.checkpoint_service_pb2.VerifyCheckpointResponse,
     ]
-    """Reads every byte and compares checksums. DATA_LOSS with reason CHECKPOINT_CORRUPT names the file."""
+    """Reads every byte, compares checksums and looks for weights that are not finite. DATA_LOSS with reason
+    CHECKPOINT_CORRUPT or WEIGHTS_NOT_FINITE; the metadata name the file.
+    """
 
     DeleteCheckpoint: grpc.aio.UnaryUnaryMultiCallable[
         tinsmith.trainer.v1.checkpoint_service_pb2.DeleteCheckpointRequest,
@@ -130,41 +184,81 @@ class CheckpointServiceAsyncStub:
         tinsmith.trainer.v1.checkpoint_service_pb2.PublishCheckpointRequest,
         tinsmith.trainer.v1.checkpoint_service_pb2.PublishCheckpointResponse,
     ]
-    """Lets other tenants read a checkpoint, or stops it."""
+    """Lets other tenants read a checkpoint, or stops it. While it is published it does not expire."""
 
     CopyCheckpoint: grpc.aio.UnaryUnaryMultiCallable[
         tinsmith.trainer.v1.checkpoint_service_pb2.CopyCheckpointRequest,
         tinsmith.trainer.v1.checkpoint_service_pb2.CopyCheckpointResponse,
     ]
-    """Copies a checkpoint to another model id or name."""
+    """Copies a checkpoint to another model id, kind or name; the copy is kept, whatever the life time of the source, and
+    not published. A copy that is there already is the answer.
+
+    DATA_LOSS with reason CHECKPOINT_CORRUPT; ALREADY_EXISTS with reason CHECKPOINT_EXISTS when the target is another
+    checkpoint.
+    """
 
     DownloadCheckpoint: grpc.aio.UnaryStreamMultiCallable[
         tinsmith.trainer.v1.checkpoint_service_pb2.DownloadCheckpointRequest,
         tinsmith.trainer.v1.checkpoint_service_pb2.DownloadCheckpointResponse,
     ]
-    """Streams a checkpoint's files, one after the other, in chunks."""
+    """Streams a checkpoint's files, one after the other, in pieces of at most 1 MiB.
+
+    A file is checked while it is read: DATA_LOSS with reason CHECKPOINT_CORRUPT comes behind the pieces of a damaged
+    one, so a client trusts a file only when its own checksum agrees. A stream that broke is resumed with `file` and
+    `offset`. INVALID_ARGUMENT with reason BAD_OFFSET for a place that is not in the file.
+    """
 
     UploadCheckpoint: grpc.aio.StreamUnaryMultiCallable[
         tinsmith.trainer.v1.checkpoint_service_pb2.UploadCheckpointRequest,
         tinsmith.trainer.v1.checkpoint_service_pb2.UploadCheckpointResponse,
     ]
-    """Stores a checkpoint made elsewhere: a PEFT adapter, with or without optimizer state.
+    """Stores a checkpoint made elsewhere: an adapter as PEFT writes it, or a checkpoint that was downloaded.
 
-    The first message is the header. DATA_LOSS with reason CHECKSUM_MISMATCH when a file's checksum differs;
-    nothing is published then.
+    The first message is the header, then come the files in its order, each piece where the one before ended. Files:
+    "adapter_config.json" and "adapter_model.safetensors", and for a training checkpoint "optimizer.safetensors" as
+    DownloadCheckpoint gives it. The files are stored as they came.
+
+    Any LoRA on linear layers that CreateModel can adapt is taken, whatever its target_modules, layers_to_transform,
+    alpha, use_rslora or fan_in_fan_out; its dropout does not count here. FAILED_PRECONDITION with reason
+    ADAPTER_UNSUPPORTED, saying what, for everything else that changes the arithmetic, such as use_dora, rank_pattern,
+    alpha_pattern, bias, modules_to_save, adapters of embeddings, initialisations that change the base model (pissa,
+    olora, corda, loftq), or weights of the base model that differ from those that are served.
+
+    INVALID_ARGUMENT with reason BAD_UPLOAD for another file name, a wrong offset, or a file that is cut short;
+    UPLOAD_TOO_LARGE beyond the server's limit. DATA_LOSS with reason CHECKSUM_MISMATCH when a file's checksum differs,
+    with reason WEIGHTS_NOT_FINITE when a weight is not finite, CHECKPOINT_CORRUPT when a file is not what its name says.
+    ALREADY_EXISTS with reason CHECKPOINT_EXISTS; NOT_FOUND with reason BASE_MODEL_NOT_FOUND; FAILED_PRECONDITION with
+    reason CHECKPOINT_MISMATCH when the optimizer's memory is that of another adapter, BACKEND_UNSUPPORTED when the
+    trainer's backend keeps no base models. Nothing is published then, and nothing is left of it.
     """
 
     ExportModel: grpc.aio.UnaryUnaryMultiCallable[
         tinsmith.trainer.v1.checkpoint_service_pb2.ExportModelRequest,
         tinsmith.trainer.v1.checkpoint_service_pb2.ExportModelResponse,
     ]
-    """Writes the base model with the adapter merged in, as a Hugging Face directory in blob storage."""
+    """Writes the base model with the adapter merged in, as a Hugging Face directory, in the number type that the trainer
+    has the base model in.
+
+    It lies at `name` below the trainer's setting export_root (<home>/exports unless set), published whole or not at
+    all. Setting base_models of any server with the same home takes `name` as it takes an embedded model's; a server
+    with another home, or with export_root set, takes the directory. The same export that is there already is the answer.
+
+    ALREADY_EXISTS with reason EXPORT_EXISTS when the name is taken by another model, be it an embedded one; NOT_FOUND with reason
+    BASE_MODEL_NOT_FOUND; DATA_LOSS with reason CHECKPOINT_CORRUPT or WEIGHTS_NOT_FINITE; FAILED_PRECONDITION with
+    reason ADAPTER_UNSUPPORTED, CHECKPOINT_MISMATCH or BACKEND_UNSUPPORTED.
+    """
 
 class CheckpointServiceServicer(metaclass=abc.ABCMeta):
     """Manages checkpoints in blob storage.
 
     NOT_FOUND with reason CHECKPOINT_NOT_FOUND for an unknown URI, INVALID_ARGUMENT with reason BAD_CHECKPOINT_URI for
-    one that is not "tinsmith://{model_id}/{training|sampler}/{name}".
+    one that is not "tinsmith://{model_id}/{training|sampler}/{name}", with reason RESERVED_NAME where a checkpoint would
+    be named "latest". RESOURCE_EXHAUSTED with reason STORAGE_FULL and FAILED_PRECONDITION with reason
+    STORAGE_NOT_WRITABLE from whatever writes; nothing is half-written then.
+
+    Where API keys are asked for, checkpoints and the model ids in their URIs belong to tenants. Those of others are
+    CHECKPOINT_NOT_FOUND, but for published ones, which everybody may read; nobody writes below another's model id, which is
+    ALREADY_EXISTS with reason CHECKPOINT_EXISTS.
     """
 
     @abc.abstractmethod
@@ -173,7 +267,9 @@ class CheckpointServiceServicer(metaclass=abc.ABCMeta):
         request: tinsmith.trainer.v1.checkpoint_service_pb2.GetCheckpointRequest,
         context: _ServicerContext,
     ) -> typing.Union[tinsmith.trainer.v1.checkpoint_service_pb2.GetCheckpointResponse, collections.abc.Awaitable[tinsmith.trainer.v1.checkpoint_service_pb2.GetCheckpointResponse]]:
-        """Reads one checkpoint's manifest."""
+        """Reads one checkpoint's manifest. With the name "latest" every byte is read, as in VerifyCheckpoint, and the newest
+        checkpoint that is whole is taken: DATA_LOSS with reason NO_GOOD_CHECKPOINT when all are damaged.
+        """
 
     @abc.abstractmethod
     def ListCheckpoints(
@@ -189,7 +285,9 @@ class CheckpointServiceServicer(metaclass=abc.ABCMeta):
         request: tinsmith.trainer.v1.checkpoint_service_pb2.VerifyCheckpointRequest,
         context: _ServicerContext,
     ) -> typing.Union[tinsmith.trainer.v1.checkpoint_service_pb2.VerifyCheckpointResponse, collections.abc.Awaitable[tinsmith.trainer.v1.checkpoint_service_pb2.VerifyCheckpointResponse]]:
-        """Reads every byte and compares checksums. DATA_LOSS with reason CHECKPOINT_CORRUPT names the file."""
+        """Reads every byte, compares checksums and looks for weights that are not finite. DATA_LOSS with reason
+        CHECKPOINT_CORRUPT or WEIGHTS_NOT_FINITE; the metadata name the file.
+        """
 
     @abc.abstractmethod
     def DeleteCheckpoint(
@@ -213,7 +311,7 @@ class CheckpointServiceServicer(metaclass=abc.ABCMeta):
         request: tinsmith.trainer.v1.checkpoint_service_pb2.PublishCheckpointRequest,
         context: _ServicerContext,
     ) -> typing.Union[tinsmith.trainer.v1.checkpoint_service_pb2.PublishCheckpointResponse, collections.abc.Awaitable[tinsmith.trainer.v1.checkpoint_service_pb2.PublishCheckpointResponse]]:
-        """Lets other tenants read a checkpoint, or stops it."""
+        """Lets other tenants read a checkpoint, or stops it. While it is published it does not expire."""
 
     @abc.abstractmethod
     def CopyCheckpoint(
@@ -221,7 +319,12 @@ class CheckpointServiceServicer(metaclass=abc.ABCMeta):
         request: tinsmith.trainer.v1.checkpoint_service_pb2.CopyCheckpointRequest,
         context: _ServicerContext,
     ) -> typing.Union[tinsmith.trainer.v1.checkpoint_service_pb2.CopyCheckpointResponse, collections.abc.Awaitable[tinsmith.trainer.v1.checkpoint_service_pb2.CopyCheckpointResponse]]:
-        """Copies a checkpoint to another model id or name."""
+        """Copies a checkpoint to another model id, kind or name; the copy is kept, whatever the life time of the source, and
+        not published. A copy that is there already is the answer.
+
+        DATA_LOSS with reason CHECKPOINT_CORRUPT; ALREADY_EXISTS with reason CHECKPOINT_EXISTS when the target is another
+        checkpoint.
+        """
 
     @abc.abstractmethod
     def DownloadCheckpoint(
@@ -229,7 +332,12 @@ class CheckpointServiceServicer(metaclass=abc.ABCMeta):
         request: tinsmith.trainer.v1.checkpoint_service_pb2.DownloadCheckpointRequest,
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[tinsmith.trainer.v1.checkpoint_service_pb2.DownloadCheckpointResponse], collections.abc.AsyncIterator[tinsmith.trainer.v1.checkpoint_service_pb2.DownloadCheckpointResponse]]:
-        """Streams a checkpoint's files, one after the other, in chunks."""
+        """Streams a checkpoint's files, one after the other, in pieces of at most 1 MiB.
+
+        A file is checked while it is read: DATA_LOSS with reason CHECKPOINT_CORRUPT comes behind the pieces of a damaged
+        one, so a client trusts a file only when its own checksum agrees. A stream that broke is resumed with `file` and
+        `offset`. INVALID_ARGUMENT with reason BAD_OFFSET for a place that is not in the file.
+        """
 
     @abc.abstractmethod
     def UploadCheckpoint(
@@ -237,10 +345,24 @@ class CheckpointServiceServicer(metaclass=abc.ABCMeta):
         request_iterator: _MaybeAsyncIterator[tinsmith.trainer.v1.checkpoint_service_pb2.UploadCheckpointRequest],
         context: _ServicerContext,
     ) -> typing.Union[tinsmith.trainer.v1.checkpoint_service_pb2.UploadCheckpointResponse, collections.abc.Awaitable[tinsmith.trainer.v1.checkpoint_service_pb2.UploadCheckpointResponse]]:
-        """Stores a checkpoint made elsewhere: a PEFT adapter, with or without optimizer state.
+        """Stores a checkpoint made elsewhere: an adapter as PEFT writes it, or a checkpoint that was downloaded.
 
-        The first message is the header. DATA_LOSS with reason CHECKSUM_MISMATCH when a file's checksum differs;
-        nothing is published then.
+        The first message is the header, then come the files in its order, each piece where the one before ended. Files:
+        "adapter_config.json" and "adapter_model.safetensors", and for a training checkpoint "optimizer.safetensors" as
+        DownloadCheckpoint gives it. The files are stored as they came.
+
+        Any LoRA on linear layers that CreateModel can adapt is taken, whatever its target_modules, layers_to_transform,
+        alpha, use_rslora or fan_in_fan_out; its dropout does not count here. FAILED_PRECONDITION with reason
+        ADAPTER_UNSUPPORTED, saying what, for everything else that changes the arithmetic, such as use_dora, rank_pattern,
+        alpha_pattern, bias, modules_to_save, adapters of embeddings, initialisations that change the base model (pissa,
+        olora, corda, loftq), or weights of the base model that differ from those that are served.
+
+        INVALID_ARGUMENT with reason BAD_UPLOAD for another file name, a wrong offset, or a file that is cut short;
+        UPLOAD_TOO_LARGE beyond the server's limit. DATA_LOSS with reason CHECKSUM_MISMATCH when a file's checksum differs,
+        with reason WEIGHTS_NOT_FINITE when a weight is not finite, CHECKPOINT_CORRUPT when a file is not what its name says.
+        ALREADY_EXISTS with reason CHECKPOINT_EXISTS; NOT_FOUND with reason BASE_MODEL_NOT_FOUND; FAILED_PRECONDITION with
+        reason CHECKPOINT_MISMATCH when the optimizer's memory is that of another adapter, BACKEND_UNSUPPORTED when the
+        trainer's backend keeps no base models. Nothing is published then, and nothing is left of it.
         """
 
     @abc.abstractmethod
@@ -249,6 +371,16 @@ class CheckpointServiceServicer(metaclass=abc.ABCMeta):
         request: tinsmith.trainer.v1.checkpoint_service_pb2.ExportModelRequest,
         context: _ServicerContext,
     ) -> typing.Union[tinsmith.trainer.v1.checkpoint_service_pb2.ExportModelResponse, collections.abc.Awaitable[tinsmith.trainer.v1.checkpoint_service_pb2.ExportModelResponse]]:
-        """Writes the base model with the adapter merged in, as a Hugging Face directory in blob storage."""
+        """Writes the base model with the adapter merged in, as a Hugging Face directory, in the number type that the trainer
+        has the base model in.
+
+        It lies at `name` below the trainer's setting export_root (<home>/exports unless set), published whole or not at
+        all. Setting base_models of any server with the same home takes `name` as it takes an embedded model's; a server
+        with another home, or with export_root set, takes the directory. The same export that is there already is the answer.
+
+        ALREADY_EXISTS with reason EXPORT_EXISTS when the name is taken by another model, be it an embedded one; NOT_FOUND with reason
+        BASE_MODEL_NOT_FOUND; DATA_LOSS with reason CHECKPOINT_CORRUPT or WEIGHTS_NOT_FINITE; FAILED_PRECONDITION with
+        reason ADAPTER_UNSUPPORTED, CHECKPOINT_MISMATCH or BACKEND_UNSUPPORTED.
+        """
 
 def add_CheckpointServiceServicer_to_server(servicer: CheckpointServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

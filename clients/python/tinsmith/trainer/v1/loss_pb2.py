@@ -26,15 +26,13 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from tinsmith.types.v1 import tensor_pb2 as tinsmith_dot_types_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etinsmith/trainer/v1/loss.proto\x12\x13tinsmith.trainer.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1etinsmith/types/v1/tensor.proto\"\xd4\x03\n\x08LossSpec\x12>\n\rcross_entropy\x18\x01 \x01(\x0b\x32%.tinsmith.trainer.v1.CrossEntropyLossH\x00\x12J\n\x13importance_sampling\x18\x02 \x01(\x0b\x32+.tinsmith.trainer.v1.ImportanceSamplingLossH\x00\x12+\n\x03ppo\x18\x03 \x01(\x0b\x32\x1c.tinsmith.trainer.v1.PpoLossH\x00\x12/\n\x05\x63ispo\x18\x04 \x01(\x0b\x32\x1e.tinsmith.trainer.v1.CispoLossH\x00\x12+\n\x03\x64ro\x18\x05 \x01(\x0b\x32\x1c.tinsmith.trainer.v1.DroLossH\x00\x12-\n\x04gspo\x18\x06 \x01(\x0b\x32\x1d.tinsmith.trainer.v1.GspoLossH\x00\x12\x31\n\x06\x63ustom\x18\x07 \x01(\x0b\x32\x1f.tinsmith.trainer.v1.CustomLossH\x00\x12@\n\x0cregularizers\x18\x08 \x03(\x0b\x32 .tinsmith.trainer.v1.RegularizerB\x08\xbaH\x05\x92\x01\x02\x10@B\r\n\x04loss\x12\x05\xbaH\x02\x08\x01\"\x12\n\x10\x43rossEntropyLoss\"\x18\n\x16ImportanceSamplingLoss\"|\n\x07PpoLoss\x12.\n\x08\x63lip_low\x18\x01 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00H\x00\x88\x01\x01\x12&\n\tclip_high\x18\x02 \x01(\x01\x42\x0e\xbaH\x0b\x12\t)\x00\x00\x00\x00\x00\x00\xf0?H\x01\x88\x01\x01\x42\x0b\n\t_clip_lowB\x0c\n\n_clip_high\"u\n\tCispoLoss\x12%\n\x08\x63lip_low\x18\x01 \x01(\x01\x42\x0e\xbaH\x0b\x12\t)\x00\x00\x00\x00\x00\x00\x00\x00H\x00\x88\x01\x01\x12&\n\tclip_high\x18\x02 \x01(\x01\x42\x0e\xbaH\x0b\x12\t)\x00\x00\x00\x00\x00\x00\xf0?H\x01\x88\x01\x01\x42\x0b\n\t_clip_lowB\x0c\n\n_clip_high\"5\n\x07\x44roLoss\x12!\n\x04\x62\x65ta\x18\x01 \x01(\x01\x42\x0e\xbaH\x0b\x12\t)\x00\x00\x00\x00\x00\x00\x00\x00H\x00\x88\x01\x01\x42\x07\n\x05_beta\"t\n\x08GspoLoss\x12%\n\x08\x63lip_low\x18\x01 \x01(\x01\x42\x0e\xbaH\x0b\x12\t)\x00\x00\x00\x00\x00\x00\x00\x00H\x00\x88\x01\x01\x12&\n\tclip_high\x18\x02 \x01(\x01\x42\x0e\xbaH\x0b\x12\t)\x00\x00\x00\x00\x00\x00\xf0?H\x01\x88\x01\x01\x42\x0b\n\t_clip_lowB\x0c\n\n_clip_high\"W\n\nCustomLoss\x12\x39\n\x05nodes\x18\x01 \x03(\x0b\x32\x1d.tinsmith.trainer.v1.LossNodeB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\x80 \x12\x0e\n\x06inputs\x18\x02 \x03(\t\"\xea\x01\n\x08LossNode\x12\x15\n\x04name\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12\x1a\n\toperation\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12\x11\n\targuments\x18\x03 \x03(\t\x12;\n\x07options\x18\x04 \x03(\x0b\x32*.tinsmith.trainer.v1.LossNode.OptionsEntry\x12+\n\x08\x63onstant\x18\x05 \x01(\x0b\x32\x19.tinsmith.types.v1.Tensor\x1a.\n\x0cOptionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\xfb\x02\n\x0bRegularizer\x12\x17\n\x04name\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12>\n\x04kind\x18\x02 \x01(\x0e\x32$.tinsmith.trainer.v1.RegularizerKindB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12 \n\x06weight\x18\x03 \x01(\x01\x42\x10\xbaH\r\x12\x0b)\x00\x00\x00\x00\x00\x00\x00\x00@\x01\x12>\n\x07options\x18\x04 \x03(\x0b\x32-.tinsmith.trainer.v1.Regularizer.OptionsEntry\x12>\n\x07\x63hoices\x18\x05 \x03(\x0b\x32-.tinsmith.trainer.v1.Regularizer.ChoicesEntry\x12\x11\n\treference\x18\x06 \x01(\t\x1a.\n\x0cOptionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a.\n\x0c\x43hoicesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xb6\x01\n\x11RegularizerReport\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\x12\x14\n\x0c\x63ontribution\x18\x03 \x01(\x01\x12\x1e\n\x11logprob_grad_norm\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12 \n\x13parameter_grad_norm\x18\x05 \x01(\x01H\x01\x88\x01\x01\x42\x14\n\x12_logprob_grad_normB\x16\n\x14_parameter_grad_norm*\xeb\x02\n\x0fRegularizerKind\x12 \n\x1cREGULARIZER_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13REGULARIZER_KIND_L1\x10\x01\x12\x17\n\x13REGULARIZER_KIND_L2\x10\x02\x12 \n\x1cREGULARIZER_KIND_ELASTIC_NET\x10\x03\x12\x1c\n\x18REGULARIZER_KIND_ENTROPY\x10\x04\x12\x17\n\x13REGULARIZER_KIND_KL\x10\x05\x12\x17\n\x13REGULARIZER_KIND_JS\x10\x06\x12 \n\x1cREGULARIZER_KIND_CONSISTENCY\x10\x07\x12\"\n\x1eREGULARIZER_KIND_ORTHOGONALITY\x10\x08\x12%\n!REGULARIZER_KIND_GRADIENT_PENALTY\x10\t\x12%\n!REGULARIZER_KIND_OUTPUT_MAGNITUDE\x10\nb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etinsmith/trainer/v1/loss.proto\x12\x13tinsmith.trainer.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1etinsmith/types/v1/tensor.proto\"\xcd\x03\n\x08LossSpec\x12>\n\rcross_entropy\x18\x01 \x01(\x0b\x32%.tinsmith.trainer.v1.CrossEntropyLossH\x00\x12J\n\x13importance_sampling\x18\x02 \x01(\x0b\x32+.tinsmith.trainer.v1.ImportanceSamplingLossH\x00\x12+\n\x03ppo\x18\x03 \x01(\x0b\x32\x1c.tinsmith.trainer.v1.PpoLossH\x00\x12/\n\x05\x63ispo\x18\x04 \x01(\x0b\x32\x1e.tinsmith.trainer.v1.CispoLossH\x00\x12+\n\x03\x64ro\x18\x05 \x01(\x0b\x32\x1c.tinsmith.trainer.v1.DroLossH\x00\x12-\n\x04gspo\x18\x06 \x01(\x0b\x32\x1d.tinsmith.trainer.v1.GspoLossH\x00\x12\x31\n\x06\x63ustom\x18\x07 \x01(\x0b\x32\x1f.tinsmith.trainer.v1.CustomLossH\x00\x12@\n\x0cregularizers\x18\x08 \x03(\x0b\x32 .tinsmith.trainer.v1.RegularizerB\x08\xbaH\x05\x92\x01\x02\x10@B\x06\n\x04loss\"\x12\n\x10\x43rossEntropyLoss\"\x18\n\x16ImportanceSamplingLoss\"|\n\x07PpoLoss\x12.\n\x08\x63lip_low\x18\x01 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00H\x00\x88\x01\x01\x12&\n\tclip_high\x18\x02 \x01(\x01\x42\x0e\xbaH\x0b\x12\t)\x00\x00\x00\x00\x00\x00\xf0?H\x01\x88\x01\x01\x42\x0b\n\t_clip_lowB\x0c\n\n_clip_high\"u\n\tCispoLoss\x12%\n\x08\x63lip_low\x18\x01 \x01(\x01\x42\x0e\xbaH\x0b\x12\t)\x00\x00\x00\x00\x00\x00\x00\x00H\x00\x88\x01\x01\x12&\n\tclip_high\x18\x02 \x01(\x01\x42\x0e\xbaH\x0b\x12\t)\x00\x00\x00\x00\x00\x00\xf0?H\x01\x88\x01\x01\x42\x0b\n\t_clip_lowB\x0c\n\n_clip_high\"5\n\x07\x44roLoss\x12!\n\x04\x62\x65ta\x18\x01 \x01(\x01\x42\x0e\xbaH\x0b\x12\t)\x00\x00\x00\x00\x00\x00\x00\x00H\x00\x88\x01\x01\x42\x07\n\x05_beta\"t\n\x08GspoLoss\x12%\n\x08\x63lip_low\x18\x01 \x01(\x01\x42\x0e\xbaH\x0b\x12\t)\x00\x00\x00\x00\x00\x00\x00\x00H\x00\x88\x01\x01\x12&\n\tclip_high\x18\x02 \x01(\x01\x42\x0e\xbaH\x0b\x12\t)\x00\x00\x00\x00\x00\x00\xf0?H\x01\x88\x01\x01\x42\x0b\n\t_clip_lowB\x0c\n\n_clip_high\"\xf5\x01\n\nCustomLoss\x12\x39\n\x05nodes\x18\x01 \x03(\x0b\x32\x1d.tinsmith.trainer.v1.LossNodeB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\x80 \x12\x0e\n\x06result\x18\x02 \x01(\t\x12l\n\x07metrics\x18\x03 \x03(\x0b\x32,.tinsmith.trainer.v1.CustomLoss.MetricsEntryB-\xbaH*\x9a\x01\'\x10@\"#r!2\x1f^[^:]{1,64}:(sum|mean|min|max)$\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x94\x02\n\x08LossNode\x12\x18\n\x04name\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x1d\n\toperation\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x1b\n\targuments\x18\x03 \x03(\tB\x08\xbaH\x05\x92\x01\x02\x10\x03\x12;\n\x07options\x18\x04 \x03(\x0b\x32*.tinsmith.trainer.v1.LossNode.OptionsEntry\x12+\n\x08\x63onstant\x18\x05 \x01(\x0b\x32\x19.tinsmith.types.v1.Tensor\x12\x18\n\x06\x63olumn\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x1a.\n\x0cOptionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\xfb\x02\n\x0bRegularizer\x12\x17\n\x04name\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12>\n\x04kind\x18\x02 \x01(\x0e\x32$.tinsmith.trainer.v1.RegularizerKindB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12 \n\x06weight\x18\x03 \x01(\x01\x42\x10\xbaH\r\x12\x0b)\x00\x00\x00\x00\x00\x00\x00\x00@\x01\x12>\n\x07options\x18\x04 \x03(\x0b\x32-.tinsmith.trainer.v1.Regularizer.OptionsEntry\x12>\n\x07\x63hoices\x18\x05 \x03(\x0b\x32-.tinsmith.trainer.v1.Regularizer.ChoicesEntry\x12\x11\n\treference\x18\x06 \x01(\t\x1a.\n\x0cOptionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a.\n\x0c\x43hoicesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xc6\x01\n\x11RegularizerReport\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\x12\x14\n\x0c\x63ontribution\x18\x03 \x01(\x01\x12\x1e\n\x11logprob_grad_norm\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12 \n\x13parameter_grad_norm\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\x0e\n\x06weight\x18\x06 \x01(\x01\x42\x14\n\x12_logprob_grad_normB\x16\n\x14_parameter_grad_norm*\xeb\x02\n\x0fRegularizerKind\x12 \n\x1cREGULARIZER_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13REGULARIZER_KIND_L1\x10\x01\x12\x17\n\x13REGULARIZER_KIND_L2\x10\x02\x12 \n\x1cREGULARIZER_KIND_ELASTIC_NET\x10\x03\x12\x1c\n\x18REGULARIZER_KIND_ENTROPY\x10\x04\x12\x17\n\x13REGULARIZER_KIND_KL\x10\x05\x12\x17\n\x13REGULARIZER_KIND_JS\x10\x06\x12 \n\x1cREGULARIZER_KIND_CONSISTENCY\x10\x07\x12\"\n\x1eREGULARIZER_KIND_ORTHOGONALITY\x10\x08\x12%\n!REGULARIZER_KIND_GRADIENT_PENALTY\x10\t\x12%\n!REGULARIZER_KIND_OUTPUT_MAGNITUDE\x10\nb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tinsmith.trainer.v1.loss_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LOSSSPEC'].oneofs_by_name['loss']._loaded_options = None
-  _globals['_LOSSSPEC'].oneofs_by_name['loss']._serialized_options = b'\272H\002\010\001'
   _globals['_LOSSSPEC'].fields_by_name['regularizers']._loaded_options = None
   _globals['_LOSSSPEC'].fields_by_name['regularizers']._serialized_options = b'\272H\005\222\001\002\020@'
   _globals['_PPOLOSS'].fields_by_name['clip_low']._loaded_options = None
@@ -51,14 +49,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GSPOLOSS'].fields_by_name['clip_low']._serialized_options = b'\272H\013\022\t)\000\000\000\000\000\000\000\000'
   _globals['_GSPOLOSS'].fields_by_name['clip_high']._loaded_options = None
   _globals['_GSPOLOSS'].fields_by_name['clip_high']._serialized_options = b'\272H\013\022\t)\000\000\000\000\000\000\360?'
+  _globals['_CUSTOMLOSS_METRICSENTRY']._loaded_options = None
+  _globals['_CUSTOMLOSS_METRICSENTRY']._serialized_options = b'8\001'
   _globals['_CUSTOMLOSS'].fields_by_name['nodes']._loaded_options = None
   _globals['_CUSTOMLOSS'].fields_by_name['nodes']._serialized_options = b'\272H\010\222\001\005\010\001\020\200 '
+  _globals['_CUSTOMLOSS'].fields_by_name['metrics']._loaded_options = None
+  _globals['_CUSTOMLOSS'].fields_by_name['metrics']._serialized_options = b'\272H*\232\001\'\020@\"#r!2\037^[^:]{1,64}:(sum|mean|min|max)$'
   _globals['_LOSSNODE_OPTIONSENTRY']._loaded_options = None
   _globals['_LOSSNODE_OPTIONSENTRY']._serialized_options = b'8\001'
   _globals['_LOSSNODE'].fields_by_name['name']._loaded_options = None
-  _globals['_LOSSNODE'].fields_by_name['name']._serialized_options = b'\272H\004r\002\020\001'
+  _globals['_LOSSNODE'].fields_by_name['name']._serialized_options = b'\272H\007r\005\020\001\030\200\001'
   _globals['_LOSSNODE'].fields_by_name['operation']._loaded_options = None
-  _globals['_LOSSNODE'].fields_by_name['operation']._serialized_options = b'\272H\004r\002\020\001'
+  _globals['_LOSSNODE'].fields_by_name['operation']._serialized_options = b'\272H\007r\005\020\001\030\200\001'
+  _globals['_LOSSNODE'].fields_by_name['arguments']._loaded_options = None
+  _globals['_LOSSNODE'].fields_by_name['arguments']._serialized_options = b'\272H\005\222\001\002\020\003'
+  _globals['_LOSSNODE'].fields_by_name['column']._loaded_options = None
+  _globals['_LOSSNODE'].fields_by_name['column']._serialized_options = b'\272H\005r\003\030\200\001'
   _globals['_REGULARIZER_OPTIONSENTRY']._loaded_options = None
   _globals['_REGULARIZER_OPTIONSENTRY']._serialized_options = b'8\001'
   _globals['_REGULARIZER_CHOICESENTRY']._loaded_options = None
@@ -69,34 +75,36 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REGULARIZER'].fields_by_name['kind']._serialized_options = b'\272H\007\202\001\004\020\001 \000'
   _globals['_REGULARIZER'].fields_by_name['weight']._loaded_options = None
   _globals['_REGULARIZER'].fields_by_name['weight']._serialized_options = b'\272H\r\022\013)\000\000\000\000\000\000\000\000@\001'
-  _globals['_REGULARIZERKIND']._serialized_start=1945
-  _globals['_REGULARIZERKIND']._serialized_end=2308
+  _globals['_REGULARIZERKIND']._serialized_start=2155
+  _globals['_REGULARIZERKIND']._serialized_end=2518
   _globals['_LOSSSPEC']._serialized_start=117
-  _globals['_LOSSSPEC']._serialized_end=585
-  _globals['_CROSSENTROPYLOSS']._serialized_start=587
-  _globals['_CROSSENTROPYLOSS']._serialized_end=605
-  _globals['_IMPORTANCESAMPLINGLOSS']._serialized_start=607
-  _globals['_IMPORTANCESAMPLINGLOSS']._serialized_end=631
-  _globals['_PPOLOSS']._serialized_start=633
-  _globals['_PPOLOSS']._serialized_end=757
-  _globals['_CISPOLOSS']._serialized_start=759
-  _globals['_CISPOLOSS']._serialized_end=876
-  _globals['_DROLOSS']._serialized_start=878
-  _globals['_DROLOSS']._serialized_end=931
-  _globals['_GSPOLOSS']._serialized_start=933
-  _globals['_GSPOLOSS']._serialized_end=1049
-  _globals['_CUSTOMLOSS']._serialized_start=1051
-  _globals['_CUSTOMLOSS']._serialized_end=1138
-  _globals['_LOSSNODE']._serialized_start=1141
-  _globals['_LOSSNODE']._serialized_end=1375
-  _globals['_LOSSNODE_OPTIONSENTRY']._serialized_start=1329
-  _globals['_LOSSNODE_OPTIONSENTRY']._serialized_end=1375
-  _globals['_REGULARIZER']._serialized_start=1378
-  _globals['_REGULARIZER']._serialized_end=1757
-  _globals['_REGULARIZER_OPTIONSENTRY']._serialized_start=1329
-  _globals['_REGULARIZER_OPTIONSENTRY']._serialized_end=1375
-  _globals['_REGULARIZER_CHOICESENTRY']._serialized_start=1711
-  _globals['_REGULARIZER_CHOICESENTRY']._serialized_end=1757
-  _globals['_REGULARIZERREPORT']._serialized_start=1760
-  _globals['_REGULARIZERREPORT']._serialized_end=1942
+  _globals['_LOSSSPEC']._serialized_end=578
+  _globals['_CROSSENTROPYLOSS']._serialized_start=580
+  _globals['_CROSSENTROPYLOSS']._serialized_end=598
+  _globals['_IMPORTANCESAMPLINGLOSS']._serialized_start=600
+  _globals['_IMPORTANCESAMPLINGLOSS']._serialized_end=624
+  _globals['_PPOLOSS']._serialized_start=626
+  _globals['_PPOLOSS']._serialized_end=750
+  _globals['_CISPOLOSS']._serialized_start=752
+  _globals['_CISPOLOSS']._serialized_end=869
+  _globals['_DROLOSS']._serialized_start=871
+  _globals['_DROLOSS']._serialized_end=924
+  _globals['_GSPOLOSS']._serialized_start=926
+  _globals['_GSPOLOSS']._serialized_end=1042
+  _globals['_CUSTOMLOSS']._serialized_start=1045
+  _globals['_CUSTOMLOSS']._serialized_end=1290
+  _globals['_CUSTOMLOSS_METRICSENTRY']._serialized_start=1244
+  _globals['_CUSTOMLOSS_METRICSENTRY']._serialized_end=1290
+  _globals['_LOSSNODE']._serialized_start=1293
+  _globals['_LOSSNODE']._serialized_end=1569
+  _globals['_LOSSNODE_OPTIONSENTRY']._serialized_start=1523
+  _globals['_LOSSNODE_OPTIONSENTRY']._serialized_end=1569
+  _globals['_REGULARIZER']._serialized_start=1572
+  _globals['_REGULARIZER']._serialized_end=1951
+  _globals['_REGULARIZER_OPTIONSENTRY']._serialized_start=1523
+  _globals['_REGULARIZER_OPTIONSENTRY']._serialized_end=1569
+  _globals['_REGULARIZER_CHOICESENTRY']._serialized_start=1905
+  _globals['_REGULARIZER_CHOICESENTRY']._serialized_end=1951
+  _globals['_REGULARIZERREPORT']._serialized_start=1954
+  _globals['_REGULARIZERREPORT']._serialized_end=2152
 # @@protoc_insertion_point(module_scope)

@@ -29,56 +29,120 @@ class _RegularizerKindEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper
     REGULARIZER_KIND_UNSPECIFIED: _RegularizerKind.ValueType  # 0
     """Not set."""
     REGULARIZER_KIND_L1: _RegularizerKind.ValueType  # 1
-    """lambda sum |x|."""
+    """lambda sum |x|. Options: lambda 1. Choices: reduction; of "logprobs", "probs" (p in the place of x)."""
     REGULARIZER_KIND_L2: _RegularizerKind.ValueType  # 2
-    """lambda sum clip(x - center)^2."""
+    """lambda sum clip(x - c)^2. Options: lambda 1, clip (largest |x - c|; absent: none), center 0 (c). Choices: reduction; of as
+    L1; around "value", "mean" (c is the mean of the datum's x).
+    """
     REGULARIZER_KIND_ELASTIC_NET: _RegularizerKind.ValueType  # 3
-    """lambda (a sum |x| + (1 - a) sum x^2)."""
+    """lambda (a sum |x| + (1 - a) sum x^2). Options: lambda 1, l1_ratio 0.5 (a, 0 to 1). Choices: reduction; of as L1."""
     REGULARIZER_KIND_ENTROPY: _RegularizerKind.ValueType  # 4
-    """Entropy of the predicted distribution, maximised or minimised."""
+    """Entropy H = -sum p log p of each token's distribution. Options: temperature 1 (of log_softmax(x / temperature)),
+    normalize 0 (1 divides by the log of the number of outcomes). Choices: mode "maximize" (-H), "minimize" (H); reduction.
+    """
     REGULARIZER_KIND_KL: _RegularizerKind.ValueType  # 5
-    """KL divergence to a reference."""
+    """KL divergence. Choices: direction "forward" (KL(p|q)), "reverse" (KL(q|p)), "symmetric" (half of both); estimator
+    "auto", "full", "k1", "k2", "k3"; reduction. Options: clip 100 (largest |log-ratio|). "full" is of distributions: sum p (log p -
+    log q). The others are of one sampled token each, with d = x - q forward, where the tokens are sampled from p, and d = q
+    - x reverse, where they are sampled from q: k1 = d, k2 = d^2 / 2, k3 = exp(-d) - 1 + d (Schulman 2020). They have no
+    symmetric form. 1-D targets take k1, k2 and k3 only, "auto" is k3; distributions take "full" only, "auto" is that. The
+    gradient is that of the value for the tokens at hand; k1's is that of sum x whatever q.
+    """
     REGULARIZER_KIND_JS: _RegularizerKind.ValueType  # 6
-    """Jensen-Shannon divergence to a reference."""
+    """Jensen-Shannon divergence KL(p|m) / 2 + KL(q|m) / 2 with m = (p + q) / 2. Choices: reduction."""
     REGULARIZER_KIND_CONSISTENCY: _RegularizerKind.ValueType  # 7
-    """Distance between logprobs and a paired column."""
+    """Distance of x from its reference. Choices: metric "mse" (mean (x - q)^2), "l1" (mean |x - q|), "cosine" (1 - cos of the
+    datum's x and q as vectors), "kl" (symmetric KL of distributions, mean over tokens).
+    """
     REGULARIZER_KIND_ORTHOGONALITY: _RegularizerKind.ValueType  # 8
-    """Off-diagonal mass of a Gram matrix."""
+    """How far from orthogonal are the rows of the datum's matrix x, which needs K targets or the vocabulary. G = X X^T. Choices:
+    mode "soft" (sum of G_ij^2, i != j), "hard" (|G - I|^2), "spectral" ((tr G - n)^2 + soft's); axis "sequence" (a row a
+    token), "vocabulary" (a row a target or vocabulary entry); of as L1. Options: normalize 1 (rows scaled to length 1; 0
+    does not). At most 8192 rows, and 2^28 pairs of rows in the data of a call: BATCH_TOO_LARGE beyond.
+    """
     REGULARIZER_KIND_GRADIENT_PENALTY: _RegularizerKind.ValueType  # 9
-    """(|gradient| - target)^2."""
+    """(|g| - t)^2, where g is the gradient of a function of the target logprobs by them. Choices: function "loss" (the call's),
+    "sum" (sum x, whose g is all ones: a constant, without gradient); at "output" (at x), "interpolated" (at e x + (1 - e) q
+    with e uniform in [0, 1], one a datum, drawn from the seed in the data's order; needs a reference). Options: target_norm
+    1, seed 0. Not over the vocabulary, and not of a custom loss that is no sum over data. The loss of linear losses such as
+    cross_entropy has a constant g: a value, no gradient.
+    """
     REGULARIZER_KIND_OUTPUT_MAGNITUDE: _RegularizerKind.ValueType  # 10
-    """(|x| - target)^2."""
+    """(|x| - t)^2, |x| the length of the datum's x as a vector. Options: target_norm 1. Choices: of as L1."""
 
 class RegularizerKind(_RegularizerKind, metaclass=_RegularizerKindEnumTypeWrapper):
-    """Which penalty a regularizer applies. x is the target logprobs of a datum unless `options` say otherwise."""
+    """Which penalty a regularizer applies.
+
+    A penalty is computed for each datum and summed over data, so that it is the same however a batch is cut into calls (but
+    for the draws of an interpolated gradient penalty, which go by a datum's place in its call). x are
+    the logprobs that it reads of a datum's T tokens: those of the targets, [T] or [T, K]; or, with the choice {"over":
+    "vocabulary"}, those of all tokens, [T, V]. p = exp(x). q is the reference, logprobs of x's shape: the column
+    `reference`, float32; over the vocabulary it may be sparse, where what is not stored has its `pad_value`, which may be
+    -infinity for distributions if every token that is read has an entry (BAD_TENSOR else). Penalties on distributions need K targets or the
+    vocabulary; x and q are normalised over these first.
+
+    Choices of every kind: "over" ("targets", the default, or "vocabulary": T times V may be 2^29, BATCH_TOO_LARGE beyond)
+    and "mask", the name of a column [T], or of target_tokens' shape; only tokens where it is not 0 are read (for example
+    "weights" or "advantages"). Without it all tokens are, the prompt's too.
+
+    Below, options are numbers with their defaults, choices are words, the default first. "reduction": "sum" or "mean" is over
+    the values of a datum where these are summed below (over its tokens where they are distributions).
+
+    INVALID_ARGUMENT with reason BAD_REGULARIZER for another option or choice, for a value out of range, for a missing or
+    needless reference, for 1-D targets where distributions are needed; the metadata name the regularizer.
+    """
 
 REGULARIZER_KIND_UNSPECIFIED: RegularizerKind.ValueType  # 0
 """Not set."""
 REGULARIZER_KIND_L1: RegularizerKind.ValueType  # 1
-"""lambda sum |x|."""
+"""lambda sum |x|. Options: lambda 1. Choices: reduction; of "logprobs", "probs" (p in the place of x)."""
 REGULARIZER_KIND_L2: RegularizerKind.ValueType  # 2
-"""lambda sum clip(x - center)^2."""
+"""lambda sum clip(x - c)^2. Options: lambda 1, clip (largest |x - c|; absent: none), center 0 (c). Choices: reduction; of as
+L1; around "value", "mean" (c is the mean of the datum's x).
+"""
 REGULARIZER_KIND_ELASTIC_NET: RegularizerKind.ValueType  # 3
-"""lambda (a sum |x| + (1 - a) sum x^2)."""
+"""lambda (a sum |x| + (1 - a) sum x^2). Options: lambda 1, l1_ratio 0.5 (a, 0 to 1). Choices: reduction; of as L1."""
 REGULARIZER_KIND_ENTROPY: RegularizerKind.ValueType  # 4
-"""Entropy of the predicted distribution, maximised or minimised."""
+"""Entropy H = -sum p log p of each token's distribution. Options: temperature 1 (of log_softmax(x / temperature)),
+normalize 0 (1 divides by the log of the number of outcomes). Choices: mode "maximize" (-H), "minimize" (H); reduction.
+"""
 REGULARIZER_KIND_KL: RegularizerKind.ValueType  # 5
-"""KL divergence to a reference."""
+"""KL divergence. Choices: direction "forward" (KL(p|q)), "reverse" (KL(q|p)), "symmetric" (half of both); estimator
+"auto", "full", "k1", "k2", "k3"; reduction. Options: clip 100 (largest |log-ratio|). "full" is of distributions: sum p (log p -
+log q). The others are of one sampled token each, with d = x - q forward, where the tokens are sampled from p, and d = q
+- x reverse, where they are sampled from q: k1 = d, k2 = d^2 / 2, k3 = exp(-d) - 1 + d (Schulman 2020). They have no
+symmetric form. 1-D targets take k1, k2 and k3 only, "auto" is k3; distributions take "full" only, "auto" is that. The
+gradient is that of the value for the tokens at hand; k1's is that of sum x whatever q.
+"""
 REGULARIZER_KIND_JS: RegularizerKind.ValueType  # 6
-"""Jensen-Shannon divergence to a reference."""
+"""Jensen-Shannon divergence KL(p|m) / 2 + KL(q|m) / 2 with m = (p + q) / 2. Choices: reduction."""
 REGULARIZER_KIND_CONSISTENCY: RegularizerKind.ValueType  # 7
-"""Distance between logprobs and a paired column."""
+"""Distance of x from its reference. Choices: metric "mse" (mean (x - q)^2), "l1" (mean |x - q|), "cosine" (1 - cos of the
+datum's x and q as vectors), "kl" (symmetric KL of distributions, mean over tokens).
+"""
 REGULARIZER_KIND_ORTHOGONALITY: RegularizerKind.ValueType  # 8
-"""Off-diagonal mass of a Gram matrix."""
+"""How far from orthogonal are the rows of the datum's matrix x, which needs K targets or the vocabulary. G = X X^T. Choices:
+mode "soft" (sum of G_ij^2, i != j), "hard" (|G - I|^2), "spectral" ((tr G - n)^2 + soft's); axis "sequence" (a row a
+token), "vocabulary" (a row a target or vocabulary entry); of as L1. Options: normalize 1 (rows scaled to length 1; 0
+does not). At most 8192 rows, and 2^28 pairs of rows in the data of a call: BATCH_TOO_LARGE beyond.
+"""
 REGULARIZER_KIND_GRADIENT_PENALTY: RegularizerKind.ValueType  # 9
-"""(|gradient| - target)^2."""
+"""(|g| - t)^2, where g is the gradient of a function of the target logprobs by them. Choices: function "loss" (the call's),
+"sum" (sum x, whose g is all ones: a constant, without gradient); at "output" (at x), "interpolated" (at e x + (1 - e) q
+with e uniform in [0, 1], one a datum, drawn from the seed in the data's order; needs a reference). Options: target_norm
+1, seed 0. Not over the vocabulary, and not of a custom loss that is no sum over data. The loss of linear losses such as
+cross_entropy has a constant g: a value, no gradient.
+"""
 REGULARIZER_KIND_OUTPUT_MAGNITUDE: RegularizerKind.ValueType  # 10
-"""(|x| - target)^2."""
+"""(|x| - t)^2, |x| the length of the datum's x as a vector. Options: target_norm 1. Choices: of as L1."""
 global___RegularizerKind = RegularizerKind
 
 @typing.final
 class LossSpec(google.protobuf.message.Message):
     """The loss of a training call. All are sums over tokens, never means.
+
+    The losses are the fields of `loss`; a request can name no other. The hosted service's "stable_reinforce" is not among
+    them: its objective is internal to that service and has no public formula.
 
     Below, p is the model's logprob of the target token, q the sampler's ("logprobs"), r = exp(p - q),
     A the advantage ("advantages") and w the weight ("weights"). Required columns of `loss_inputs` are named with each.
@@ -124,7 +188,9 @@ class LossSpec(google.protobuf.message.Message):
 
     @property
     def regularizers(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Regularizer]:
-        """Terms added to the loss, in order; names are unique."""
+        """Terms added to the loss, each times its weight. Names are unique: INVALID_ARGUMENT with reason BAD_REGULARIZER for two
+        of one name, and for an option or choice that a kind does not have.
+        """
 
     def __init__(
         self,
@@ -147,7 +213,8 @@ global___LossSpec = LossSpec
 @typing.final
 class CrossEntropyLoss(google.protobuf.message.Message):
     """-sum w p. Columns: target_tokens int64 [T], weights float32 [T]; both may be [T, K] for soft targets, and weights
-    may be sparse: -sum_n sum_k w_nk p_n(target_nk).
+    may be sparse: -sum_n sum_k w_nk p_n(target_nk). A sparse column is unpacked to its T x K values, of which those of a
+    call may have 2^26 together: BATCH_TOO_LARGE beyond.
     """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
@@ -280,33 +347,100 @@ global___GspoLoss = GspoLoss
 
 @typing.final
 class CustomLoss(google.protobuf.message.Message):
-    """A loss given as a graph of operations, rebuilt from an allow-list on the server; nothing else of it is executed."""
+    """A loss given as a graph of operations, rebuilt from an allow-list on the server; nothing else of it is executed.
+
+    Columns: target_tokens int64 [T] or [T, K], and those that "input" nodes name. Every token counts; weigh with a column.
+    INVALID_ARGUMENT with reason OPERATION_NOT_ALLOWED for an operation that `LossNode` does not list; with reason
+    BAD_LOSS_GRAPH, and the node's name in the metadata, for a name given twice, an argument that is no earlier node (so that
+    there are no cycles), a wrong number of arguments, an unknown or missing option, shapes that do not fit, a constant that
+    is not finite, an option that is no float32, a result that is not a scalar; with reason BATCH_TOO_LARGE when nodes times
+    values are more than 2^28.
+
+    Where the graph is a sum over data of terms that each read one datum, the loss is computed in micro-batches like any
+    other. Else (a mean over all, data compared with each other, a function of a sum) the model is read twice: once for the
+    logprobs of the whole call, once for its gradients.
+    """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
+    @typing.final
+    class MetricsEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
     NODES_FIELD_NUMBER: builtins.int
-    INPUTS_FIELD_NUMBER: builtins.int
+    RESULT_FIELD_NUMBER: builtins.int
+    METRICS_FIELD_NUMBER: builtins.int
+    result: builtins.str
+    """Node that is the loss, a scalar. Empty: the last one."""
     @property
     def nodes(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___LossNode]:
-        """Operations in topological order; the last one's value is the loss, a scalar."""
+        """Operations, each after those it refers to. A name is unique."""
 
     @property
-    def inputs(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-        """Columns of `loss_inputs` that the graph reads, besides "logprobs" of the model."""
+    def metrics(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
+        """Metrics of the answer by name and reduction, and the node that each is made of: {"accuracy:mean": "is_right"}. The
+        reductions are sum, mean, min and max over the node's values. Names of the trainer's own metrics, such as "loss:sum",
+        are taken: BAD_LOSS_GRAPH.
+        """
 
     def __init__(
         self,
         *,
         nodes: collections.abc.Iterable[global___LossNode] | None = ...,
-        inputs: collections.abc.Iterable[builtins.str] | None = ...,
+        result: builtins.str = ...,
+        metrics: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["inputs", b"inputs", "nodes", b"nodes"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["metrics", b"metrics", "nodes", b"nodes", "result", b"result"]) -> None: ...
 
 global___CustomLoss = CustomLoss
 
 @typing.final
 class LossNode(google.protobuf.message.Message):
-    """One operation of a custom loss. INVALID_ARGUMENT with reason OPERATION_NOT_ALLOWED for an unknown one."""
+    """One operation of a custom loss.
+
+    A value is a scalar; or has one number a datum, "[D]"; one a token, "[T]"; or K a token, "[T, K]". Where an operation
+    takes several values, they are of one shape, or scalars, or [T] beside [T, K], where a token's number is repeated for
+    its K targets. [D] meets tokens by "to_tokens" only. Comparisons give 1 or 0. Gradients are those that torch defines.
+
+    Sources, without arguments:
+      logprobs            the model's logprobs of target_tokens, [T] or [T, K] as these are
+      input               the column `column` of `loss_inputs`, int64, int32 or float32, [T] or [T, K]
+      input_by_datum      the column `column`, of which each datum has one value; [D]
+      constant            `constant`, of one finite element; a scalar
+    Number by number, any shape:
+      add sub mul div     a + b, a - b, a b, a / b
+      minimum maximum     of two; both get half of the gradient where they are equal
+      lt le gt ge eq ne   comparisons of two; no gradient
+      where               b where a is not 0, c elsewhere; arguments a, b, c
+      neg abs square sqrt exp expm1 log log1p sigmoid log_sigmoid softplus tanh relu     of one
+      pow                 a to the power of option "exponent"
+      clamp               a between options "min" and "max", of which one may be left out
+      detach              a, without gradient
+    Over the K targets of a token:
+      sum_over_targets mean_over_targets max_over_targets logsumexp     [T, K] -> [T]
+      softmax log_softmax                                               [T, K] -> [T, K]
+    Over the tokens of a datum:
+      sum_by_datum mean_by_datum min_by_datum max_by_datum     [T] -> [D]
+      cumsum_by_datum     sums up to and with each token; with option "reverse" 1 from it to the end; [T] -> [T]
+      to_tokens           each datum's number for all its tokens; [D] -> [T]
+    Between data:
+      gather_data         for each datum the number of another; arguments a [D] and an "input_by_datum" node of integers, the
+                          places of the others in the call; [D] -> [D]
+    Over all values of the call:
+      sum mean min max    any shape -> scalar
+    """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -331,10 +465,13 @@ class LossNode(google.protobuf.message.Message):
     ARGUMENTS_FIELD_NUMBER: builtins.int
     OPTIONS_FIELD_NUMBER: builtins.int
     CONSTANT_FIELD_NUMBER: builtins.int
+    COLUMN_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Name that later nodes refer to."""
     operation: builtins.str
-    """Operation, for example "mul", "exp", "clamp", "sum", "input", "constant"."""
+    """Operation, one of those above."""
+    column: builtins.str
+    """Column that an "input" or "input_by_datum" reads."""
     @property
     def arguments(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Names of earlier nodes, in argument order."""
@@ -355,9 +492,10 @@ class LossNode(google.protobuf.message.Message):
         arguments: collections.abc.Iterable[builtins.str] | None = ...,
         options: collections.abc.Mapping[builtins.str, builtins.float] | None = ...,
         constant: tinsmith.types.v1.tensor_pb2.Tensor | None = ...,
+        column: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["constant", b"constant"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["arguments", b"arguments", "constant", b"constant", "name", b"name", "operation", b"operation", "options", b"options"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["arguments", b"arguments", "column", b"column", "constant", b"constant", "name", b"name", "operation", b"operation", "options", b"options"]) -> None: ...
 
 global___LossNode = LossNode
 
@@ -406,11 +544,13 @@ class Regularizer(google.protobuf.message.Message):
     CHOICES_FIELD_NUMBER: builtins.int
     REFERENCE_FIELD_NUMBER: builtins.int
     name: builtins.str
-    """Name in the answer's metrics; unique in its call."""
+    """Name in the answer; unique in its call."""
     kind: global___RegularizerKind.ValueType
     """The penalty."""
     weight: builtins.float
-    """Factor; 0 switches the term off."""
+    """Factor. 0 switches the term off: it adds nothing to the gradients; its value is still reported. They are those without
+    it bit for bit where the term has no more tokens read than the loss; else rounding may differ.
+    """
     reference: builtins.str
     """Column of `loss_inputs` that holds the reference, where the kind needs one."""
     @property
@@ -446,16 +586,21 @@ class RegularizerReport(google.protobuf.message.Message):
     CONTRIBUTION_FIELD_NUMBER: builtins.int
     LOGPROB_GRAD_NORM_FIELD_NUMBER: builtins.int
     PARAMETER_GRAD_NORM_FIELD_NUMBER: builtins.int
+    WEIGHT_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Its name."""
     value: builtins.float
-    """Value before weighting."""
+    """Value before weighting, summed over data."""
     contribution: builtins.float
     """Value times weight."""
     logprob_grad_norm: builtins.float
-    """Norm of its gradient with respect to the logprobs; absent when it has none."""
+    """Euclidean norm of the value's gradient by the logprobs that it reads; times weight it is that of the contribution.
+    Absent when it has none: from Forward, and where the value is constant.
+    """
     parameter_grad_norm: builtins.float
-    """Norm of its gradient with respect to the parameters; absent when not asked for."""
+    """Norm of the value's gradient by the adapter's parameters. Absent when not asked for, or where the value is constant."""
+    weight: builtins.float
+    """The weight of the request."""
     def __init__(
         self,
         *,
@@ -464,9 +609,10 @@ class RegularizerReport(google.protobuf.message.Message):
         contribution: builtins.float = ...,
         logprob_grad_norm: builtins.float | None = ...,
         parameter_grad_norm: builtins.float | None = ...,
+        weight: builtins.float = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_logprob_grad_norm", b"_logprob_grad_norm", "_parameter_grad_norm", b"_parameter_grad_norm", "logprob_grad_norm", b"logprob_grad_norm", "parameter_grad_norm", b"parameter_grad_norm"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_logprob_grad_norm", b"_logprob_grad_norm", "_parameter_grad_norm", b"_parameter_grad_norm", "contribution", b"contribution", "logprob_grad_norm", b"logprob_grad_norm", "name", b"name", "parameter_grad_norm", b"parameter_grad_norm", "value", b"value"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_logprob_grad_norm", b"_logprob_grad_norm", "_parameter_grad_norm", b"_parameter_grad_norm", "contribution", b"contribution", "logprob_grad_norm", b"logprob_grad_norm", "name", b"name", "parameter_grad_norm", b"parameter_grad_norm", "value", b"value", "weight", b"weight"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_logprob_grad_norm", b"_logprob_grad_norm"]) -> typing.Literal["logprob_grad_norm"] | None: ...
     @typing.overload

@@ -22,7 +22,7 @@ DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
 
 @typing.final
 class Model(google.protobuf.message.Message):
-    """A model in memory."""
+    """A model."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -51,6 +51,7 @@ class Model(google.protobuf.message.Message):
     LAST_USE_TIME_FIELD_NUMBER: builtins.int
     USER_METADATA_FIELD_NUMBER: builtins.int
     TRAINABLE_PARAMETERS_FIELD_NUMBER: builtins.int
+    PARKED_FIELD_NUMBER: builtins.int
     model_id: builtins.str
     """Its id."""
     base_model: builtins.str
@@ -60,7 +61,9 @@ class Model(google.protobuf.message.Message):
     last_seq_id: builtins.int
     """Highest seq_id that has been consumed."""
     trainable_parameters: builtins.int
-    """Number of trainable parameters."""
+    """Number of trainable parameters; 0 when the backend does not tell."""
+    parked: builtins.bool
+    """Whether it lies in storage; its next call brings it back."""
     @property
     def lora(self) -> tinsmith.types.v1.model_pb2.LoraConfig:
         """Its adapter's configuration, with defaults filled in."""
@@ -89,9 +92,10 @@ class Model(google.protobuf.message.Message):
         last_use_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         user_metadata: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
         trainable_parameters: builtins.int = ...,
+        parked: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["create_time", b"create_time", "last_use_time", b"last_use_time", "lora", b"lora"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["base_model", b"base_model", "create_time", b"create_time", "last_seq_id", b"last_seq_id", "last_use_time", b"last_use_time", "lora", b"lora", "model_id", b"model_id", "step", b"step", "trainable_parameters", b"trainable_parameters", "user_metadata", b"user_metadata"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["base_model", b"base_model", "create_time", b"create_time", "last_seq_id", b"last_seq_id", "last_use_time", b"last_use_time", "lora", b"lora", "model_id", b"model_id", "parked", b"parked", "step", b"step", "trainable_parameters", b"trainable_parameters", "user_metadata", b"user_metadata"]) -> None: ...
 
 global___Model = Model
 
@@ -125,6 +129,7 @@ class CreateModelRequest(google.protobuf.message.Message):
     LOAD_OPTIMIZER_FIELD_NUMBER: builtins.int
     USER_METADATA_FIELD_NUMBER: builtins.int
     IDLE_TIMEOUT_FIELD_NUMBER: builtins.int
+    HEARTBEAT_TIMEOUT_FIELD_NUMBER: builtins.int
     request_id: builtins.str
     """Repeats with the same id return the first answer."""
     model_id: builtins.str
@@ -134,7 +139,7 @@ class CreateModelRequest(google.protobuf.message.Message):
     `checkpoint_uri` names it.
     """
     checkpoint_uri: builtins.str
-    """Start from this checkpoint; empty starts fresh."""
+    """Start from this checkpoint, its name may be "latest"; empty starts fresh."""
     load_optimizer: builtins.bool
     """With a checkpoint: also restore the optimizer and the step."""
     @property
@@ -147,7 +152,13 @@ class CreateModelRequest(google.protobuf.message.Message):
 
     @property
     def idle_timeout(self) -> google.protobuf.duration_pb2.Duration:
-        """Release the model when it was neither used nor kept alive for this long. Absent: the server's setting."""
+        """Park the model when it was not used for this long. Absent: the server's setting."""
+
+    @property
+    def heartbeat_timeout(self) -> google.protobuf.duration_pb2.Duration:
+        """Release the model when it was neither used nor named in a Heartbeat for this long. Absent: the server's setting,
+        which is never unless its operator says otherwise.
+        """
 
     def __init__(
         self,
@@ -160,9 +171,10 @@ class CreateModelRequest(google.protobuf.message.Message):
         load_optimizer: builtins.bool = ...,
         user_metadata: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
         idle_timeout: google.protobuf.duration_pb2.Duration | None = ...,
+        heartbeat_timeout: google.protobuf.duration_pb2.Duration | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["idle_timeout", b"idle_timeout", "lora", b"lora"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["base_model", b"base_model", "checkpoint_uri", b"checkpoint_uri", "idle_timeout", b"idle_timeout", "load_optimizer", b"load_optimizer", "lora", b"lora", "model_id", b"model_id", "request_id", b"request_id", "user_metadata", b"user_metadata"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["heartbeat_timeout", b"heartbeat_timeout", "idle_timeout", b"idle_timeout", "lora", b"lora"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["base_model", b"base_model", "checkpoint_uri", b"checkpoint_uri", "heartbeat_timeout", b"heartbeat_timeout", "idle_timeout", b"idle_timeout", "load_optimizer", b"load_optimizer", "lora", b"lora", "model_id", b"model_id", "request_id", b"request_id", "user_metadata", b"user_metadata"]) -> None: ...
 
 global___CreateModelRequest = CreateModelRequest
 
@@ -173,17 +185,29 @@ class CreateModelResponse(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     MODEL_FIELD_NUMBER: builtins.int
+    RESTORED_FROM_FIELD_NUMBER: builtins.int
+    SKIPPED_FIELD_NUMBER: builtins.int
     @property
     def model(self) -> global___Model:
         """The model."""
+
+    @property
+    def restored_from(self) -> tinsmith.trainer.v1.checkpoint_pb2.Checkpoint:
+        """The checkpoint that it starts from; absent when it starts fresh."""
+
+    @property
+    def skipped(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[tinsmith.trainer.v1.checkpoint_pb2.SkippedCheckpoint]:
+        """With "latest": newer ones that are damaged, newest first."""
 
     def __init__(
         self,
         *,
         model: global___Model | None = ...,
+        restored_from: tinsmith.trainer.v1.checkpoint_pb2.Checkpoint | None = ...,
+        skipped: collections.abc.Iterable[tinsmith.trainer.v1.checkpoint_pb2.SkippedCheckpoint] | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["model", b"model"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["model", b"model"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["model", b"model", "restored_from", b"restored_from"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["model", b"model", "restored_from", b"restored_from", "skipped", b"skipped"]) -> None: ...
 
 global___CreateModelResponse = CreateModelResponse
 
@@ -341,7 +365,7 @@ class HeartbeatResponse(google.protobuf.message.Message):
     UNKNOWN_MODEL_IDS_FIELD_NUMBER: builtins.int
     @property
     def unknown_model_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-        """Those that are not in memory."""
+        """Those that the trainer does not have."""
 
     def __init__(
         self,
@@ -422,22 +446,28 @@ class ForwardResponse(google.protobuf.message.Message):
 
     LOGPROBS_FIELD_NUMBER: builtins.int
     METRICS_FIELD_NUMBER: builtins.int
+    REGULARIZERS_FIELD_NUMBER: builtins.int
     @property
     def logprobs(self) -> tinsmith.types.v1.tensor_pb2.RaggedTensor:
         """Logprobs of the targets: float32, one row an example; inner_shape [K] for K targets a token."""
 
     @property
     def metrics(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.float]:
-        """By name and reduction: always "loss:sum"; others as "name:mean", "name:max", ..."""
+        """By name and reduction: always "loss:sum"; others as "name:mean", "name:max", ... As in ForwardBackwardResponse."""
+
+    @property
+    def regularizers(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[tinsmith.trainer.v1.loss_pb2.RegularizerReport]:
+        """Value of each regularizer, in the request's order."""
 
     def __init__(
         self,
         *,
         logprobs: tinsmith.types.v1.tensor_pb2.RaggedTensor | None = ...,
         metrics: collections.abc.Mapping[builtins.str, builtins.float] | None = ...,
+        regularizers: collections.abc.Iterable[tinsmith.trainer.v1.loss_pb2.RegularizerReport] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["logprobs", b"logprobs"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["logprobs", b"logprobs", "metrics", b"metrics"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["logprobs", b"logprobs", "metrics", b"metrics", "regularizers", b"regularizers"]) -> None: ...
 
 global___ForwardResponse = ForwardResponse
 
@@ -454,6 +484,7 @@ class ForwardBackwardRequest(google.protobuf.message.Message):
     BATCH_FIELD_NUMBER: builtins.int
     LIST_FIELD_NUMBER: builtins.int
     OMIT_LOGPROBS_FIELD_NUMBER: builtins.int
+    PARAMETER_GRAD_NORMS_FIELD_NUMBER: builtins.int
     model_id: builtins.str
     """The model."""
     seq_id: builtins.int
@@ -462,6 +493,10 @@ class ForwardBackwardRequest(google.protobuf.message.Message):
     """Identifies the call when it has no seq_id."""
     omit_logprobs: builtins.bool
     """Leave the logprobs out of the answer."""
+    parameter_grad_norms: builtins.bool
+    """Also answer the norms of the gradients by the adapter's parameters, of the loss and of each regularizer apart. Costs a
+    forward and a backward pass for each of them.
+    """
     @property
     def loss(self) -> tinsmith.trainer.v1.loss_pb2.LossSpec:
         """The loss to minimise."""
@@ -484,9 +519,10 @@ class ForwardBackwardRequest(google.protobuf.message.Message):
         batch: tinsmith.types.v1.data_pb2.DatumBatch | None = ...,
         list: tinsmith.types.v1.data_pb2.DatumList | None = ...,
         omit_logprobs: builtins.bool = ...,
+        parameter_grad_norms: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["batch", b"batch", "data", b"data", "list", b"list", "loss", b"loss"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["batch", b"batch", "data", b"data", "list", b"list", "loss", b"loss", "model_id", b"model_id", "omit_logprobs", b"omit_logprobs", "request_id", b"request_id", "seq_id", b"seq_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["batch", b"batch", "data", b"data", "list", b"list", "loss", b"loss", "model_id", b"model_id", "omit_logprobs", b"omit_logprobs", "parameter_grad_norms", b"parameter_grad_norms", "request_id", b"request_id", "seq_id", b"seq_id"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["data", b"data"]) -> typing.Literal["batch", "list"] | None: ...
 
 global___ForwardBackwardRequest = ForwardBackwardRequest
@@ -522,7 +558,12 @@ class ForwardBackwardResponse(google.protobuf.message.Message):
 
     @property
     def metrics(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.float]:
-        """By name and reduction: always "loss:sum"; others as "name:mean", "name:max", ..."""
+        """By name and reduction: always "loss:sum"; others as "name:mean", "name:max", ... With regularizers "loss:sum" is the sum
+        of "base:sum", the loss alone, and "regularizer_total:sum"; "logprob_grad_norm_base:mean" and
+        "logprob_grad_norm_total:mean" are the norms of the gradients by the logprobs that are read, of the loss alone and of the
+        sum. Likewise "parameter_grad_norm_base:mean" and "parameter_grad_norm_total:mean", where asked for, by the adapter's
+        parameters and of this call alone.
+        """
 
     @property
     def regularizers(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[tinsmith.trainer.v1.loss_pb2.RegularizerReport]:
@@ -742,7 +783,7 @@ class LoadStateRequest(google.protobuf.message.Message):
     request_id: builtins.str
     """Identifies the call when it has no seq_id."""
     checkpoint_uri: builtins.str
-    """The checkpoint."""
+    """The checkpoint; its name may be "latest"."""
     load_optimizer: builtins.bool
     """Also restore the optimizer and the step."""
     def __init__(
@@ -765,17 +806,29 @@ class LoadStateResponse(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     MODEL_FIELD_NUMBER: builtins.int
+    RESTORED_FROM_FIELD_NUMBER: builtins.int
+    SKIPPED_FIELD_NUMBER: builtins.int
     @property
     def model(self) -> global___Model:
         """The model as it is now."""
+
+    @property
+    def restored_from(self) -> tinsmith.trainer.v1.checkpoint_pb2.Checkpoint:
+        """The checkpoint that was loaded."""
+
+    @property
+    def skipped(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[tinsmith.trainer.v1.checkpoint_pb2.SkippedCheckpoint]:
+        """With "latest": newer ones that are damaged, newest first."""
 
     def __init__(
         self,
         *,
         model: global___Model | None = ...,
+        restored_from: tinsmith.trainer.v1.checkpoint_pb2.Checkpoint | None = ...,
+        skipped: collections.abc.Iterable[tinsmith.trainer.v1.checkpoint_pb2.SkippedCheckpoint] | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["model", b"model"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["model", b"model"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["model", b"model", "restored_from", b"restored_from"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["model", b"model", "restored_from", b"restored_from", "skipped", b"skipped"]) -> None: ...
 
 global___LoadStateResponse = LoadStateResponse
 
@@ -798,8 +851,8 @@ class SaveForSamplerRequest(google.protobuf.message.Message):
     request_id: builtins.str
     """Identifies the call when it has no seq_id."""
     name: builtins.str
-    """Name of the weights. Empty makes ephemeral weights: only the newest few of a model are kept, and they need not
-    survive a power failure.
+    """Name of the weights. Empty makes ephemeral weights: only the newest few of a model are kept, for a day after the
+    model is gone, and they need not survive a power failure.
     """
     overwrite: builtins.bool
     """Replace weights of the same name instead of refusing."""

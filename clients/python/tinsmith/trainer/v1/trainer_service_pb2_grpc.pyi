@@ -26,10 +26,42 @@ class TrainerServiceStub:
 
     Idempotency. Repeating a call with its `seq_id`, or with its `request_id` when it has no seq_id, returns the first
     answer and changes nothing. A call that is refused consumes its seq_id: the next one uses seq_id + 1. Answers are
-    kept for a bounded number of calls a model; a repeat of an older one is ABORTED with reason SEQUENCE_EXPIRED.
+    kept for a bounded number of calls a model; a repeat of an older one is ABORTED with reason SEQUENCE_EXPIRED, and with a
+    request_id alone it is a new call.
 
-    Errors of every call on a model: NOT_FOUND with reason MODEL_NOT_FOUND; after a restart of the process the client
-    creates the model again from its last checkpoint.
+    Load. Calls of different models that wait at the same time are computed together where they fit; no answer depends on
+    it. The trainer takes a bounded number of calls that are not yet answered (setting max_waiting_calls). One more is
+    RESOURCE_EXHAUSTED with reason QUEUE_FULL and RetryInfo, before it has a place in the order: it consumes no seq_id, and
+    is sent again with the same. Repeats of calls that were taken are never refused so.
+
+    Memory. A model that is left alone for its `idle_timeout`, or has to make room for another, is parked: its adapter and
+    optimizer lie in storage until its next call brings them back, to the bit; its seq_ids and kept answers stay. A model
+    that holds gradients which no OptimStep has applied yet is not parked. A model that is neither used nor named in a
+    Heartbeat for its `heartbeat_timeout` is released: deleted, with its ephemeral weights; calls on it that wait fail with
+    NOT_FOUND and reason MODEL_RELEASED, later ones with MODEL_NOT_FOUND.
+
+    Errors of every call on a model: NOT_FOUND with reason MODEL_NOT_FOUND; INTERNAL with reason PARKED_STATE_LOST when
+    somebody took a parked model's files away.
+
+    A backend that is another server (setting backend) adds: UNAVAILABLE with reason BACKEND_UNAVAILABLE, RESOURCE_EXHAUSTED
+    with reason BACKEND_BUSY and DEADLINE_EXCEEDED with reason BACKEND_TIMEOUT, each with RetryInfo, when that server can't be
+    reached or fails, is full, or is silent; FAILED_PRECONDITION with reason BACKEND_CREDENTIALS or BACKEND_BILLING, which the
+    operator has to mend, and BACKEND_UNSUPPORTED for what that server lacks (the metadata name it); INVALID_ARGUMENT with
+    reason BACKEND_REFUSED for what only that server found wrong; INTERNAL with reason BACKEND_BAD_ANSWER.
+    When the answer to a call on a model was lost on the way, the model's later calls are FAILED_PRECONDITION with reason
+    MODEL_STATE_UNKNOWN until a LoadState.
+
+    Where API keys are asked for, models belong to tenants; those of others are MODEL_NOT_FOUND. Tokens of Forward and
+    ForwardBackward count against their tenant's limit.
+
+    Resume. Models live as long as the process, checkpoints in storage. A client that is told MODEL_NOT_FOUND or
+    MODEL_RELEASED, or finds the process gone for good,
+      1. calls CreateModel with `checkpoint_uri` "tinsmith://{model_id}/training/latest" and `load_optimizer` (or with its
+         first request when it has saved nothing yet, which CHECKPOINT_NOT_FOUND says too),
+      2. counts seq_id from 1 again,
+      3. sends again all that came after step `model.step` of the answer: data and settings of step `model.step` + 1, ...
+    The same calls give the same weights, so it ends where an undisturbed client ends. A step saved before the failure may
+    be saved again under its name with `overwrite`. Calls that fail with UNAVAILABLE are first repeated as they are.
     """
 
     def __init__(self, channel: typing.Union[grpc.Channel, grpc.aio.Channel]) -> None: ...
@@ -39,9 +71,11 @@ class TrainerServiceStub:
     ]
     """Makes a model: an adapter on a base model, fresh or from a checkpoint.
 
-    NOT_FOUND with reason BASE_MODEL_NOT_FOUND or CHECKPOINT_NOT_FOUND; DATA_LOSS with reason CHECKPOINT_CORRUPT;
+    NOT_FOUND with reason BASE_MODEL_NOT_FOUND or CHECKPOINT_NOT_FOUND; DATA_LOSS with reason CHECKPOINT_CORRUPT or
+    WEIGHTS_NOT_FINITE, the metadata name the file; with the name "latest" the newest checkpoint that is whole is taken,
+    and DATA_LOSS has reason NO_GOOD_CHECKPOINT when all are damaged;
     ALREADY_EXISTS with reason MODEL_EXISTS when `model_id` is taken by another request; RESOURCE_EXHAUSTED with reason
-    TOO_MANY_MODELS; INVALID_ARGUMENT with reason RANK_TOO_LARGE or NOTHING_TO_TRAIN; FAILED_PRECONDITION with reason
+    TOO_MANY_MODELS when no model can be parked to make room; INVALID_ARGUMENT with reason RANK_TOO_LARGE or NOTHING_TO_TRAIN; FAILED_PRECONDITION with reason
     BASE_MODEL_UNSUPPORTED when the base model has no such matrices, ADAPTER_UNSUPPORTED for a checkpoint that is no plain
     LoRA.
     """
@@ -56,19 +90,19 @@ class TrainerServiceStub:
         tinsmith.trainer.v1.trainer_service_pb2.ListModelsRequest,
         tinsmith.trainer.v1.trainer_service_pb2.ListModelsResponse,
     ]
-    """Lists the models in memory, oldest first."""
+    """Lists the models, oldest first."""
 
     DeleteModel: grpc.UnaryUnaryMultiCallable[
         tinsmith.trainer.v1.trainer_service_pb2.DeleteModelRequest,
         tinsmith.trainer.v1.trainer_service_pb2.DeleteModelResponse,
     ]
-    """Takes a model out of memory. Its checkpoints stay. Deleting an absent model succeeds."""
+    """Forgets a model. Its checkpoints stay. Deleting an absent model succeeds."""
 
     Heartbeat: grpc.UnaryUnaryMultiCallable[
         tinsmith.trainer.v1.trainer_service_pb2.HeartbeatRequest,
         tinsmith.trainer.v1.trainer_service_pb2.HeartbeatResponse,
     ]
-    """Keeps models from being released as idle. Unknown ids are reported, not refused."""
+    """Keeps models from being released. It does not keep them from being parked. Unknown ids are reported, not refused."""
 
     Forward: grpc.UnaryUnaryMultiCallable[
         tinsmith.trainer.v1.trainer_service_pb2.ForwardRequest,
@@ -87,8 +121,9 @@ class TrainerServiceStub:
 
     INVALID_ARGUMENT with reason MISSING_LOSS_INPUT, UNKNOWN_LOSS_INPUT, BAD_TENSOR, TOKEN_OUT_OF_VOCABULARY,
     SEQUENCE_TOO_LONG, NON_FINITE_INPUT, EMPTY_BATCH or BATCH_TOO_LARGE; the metadata name the datum and the column.
-    Nothing is accumulated then. FAILED_PRECONDITION with reason MODALITY_UNSUPPORTED for media. UNIMPLEMENTED with reason
-    LOSS_NOT_IMPLEMENTED or REGULARIZER_NOT_IMPLEMENTED for what this backend lacks.
+    Nothing is accumulated then. Likewise UNKNOWN_LOSS, OPERATION_NOT_ALLOWED, BAD_LOSS_GRAPH and BAD_REGULARIZER; see
+    loss.proto. FAILED_PRECONDITION with reason MODALITY_UNSUPPORTED for media. UNIMPLEMENTED with reason
+    REGULARIZER_NOT_IMPLEMENTED for what this backend lacks.
     """
 
     OptimStep: grpc.UnaryUnaryMultiCallable[
@@ -108,7 +143,8 @@ class TrainerServiceStub:
     """Writes a training checkpoint: adapter, optimizer, step. Durable when it returns.
 
     ALREADY_EXISTS with reason CHECKPOINT_EXISTS; RESOURCE_EXHAUSTED with reason STORAGE_FULL, nothing half-written;
-    FAILED_PRECONDITION with reason STORAGE_NOT_WRITABLE.
+    FAILED_PRECONDITION with reason STORAGE_NOT_WRITABLE, or WEIGHTS_NOT_FINITE when training has gone astray: such
+    weights are never stored; INVALID_ARGUMENT with reason RESERVED_NAME for the name "latest".
     """
 
     LoadState: grpc.UnaryUnaryMultiCallable[
@@ -118,8 +154,8 @@ class TrainerServiceStub:
     """Replaces the model's adapter by a checkpoint's, and its optimizer and step if asked; else the optimizer begins anew at
     step 0. Accumulated gradients are dropped.
 
-    NOT_FOUND with reason CHECKPOINT_NOT_FOUND; DATA_LOSS with reason CHECKPOINT_CORRUPT; FAILED_PRECONDITION with
-    reason CHECKPOINT_MISMATCH for another base model, rank, alpha or set of modules, ADAPTER_UNSUPPORTED. The model is
+    NOT_FOUND with reason CHECKPOINT_NOT_FOUND; DATA_LOSS with reason CHECKPOINT_CORRUPT, WEIGHTS_NOT_FINITE or
+    NO_GOOD_CHECKPOINT, as CreateModel; FAILED_PRECONDITION with reason CHECKPOINT_MISMATCH for another base model, rank, alpha or set of modules, ADAPTER_UNSUPPORTED. The model is
     unchanged then.
     """
 
@@ -153,10 +189,42 @@ class TrainerServiceAsyncStub:
 
     Idempotency. Repeating a call with its `seq_id`, or with its `request_id` when it has no seq_id, returns the first
     answer and changes nothing. A call that is refused consumes its seq_id: the next one uses seq_id + 1. Answers are
-    kept for a bounded number of calls a model; a repeat of an older one is ABORTED with reason SEQUENCE_EXPIRED.
+    kept for a bounded number of calls a model; a repeat of an older one is ABORTED with reason SEQUENCE_EXPIRED, and with a
+    request_id alone it is a new call.
 
-    Errors of every call on a model: NOT_FOUND with reason MODEL_NOT_FOUND; after a restart of the process the client
-    creates the model again from its last checkpoint.
+    Load. Calls of different models that wait at the same time are computed together where they fit; no answer depends on
+    it. The trainer takes a bounded number of calls that are not yet answered (setting max_waiting_calls). One more is
+    RESOURCE_EXHAUSTED with reason QUEUE_FULL and RetryInfo, before it has a place in the order: it consumes no seq_id, and
+    is sent again with the same. Repeats of calls that were taken are never refused so.
+
+    Memory. A model that is left alone for its `idle_timeout`, or has to make room for another, is parked: its adapter and
+    optimizer lie in storage until its next call brings them back, to the bit; its seq_ids and kept answers stay. A model
+    that holds gradients which no OptimStep has applied yet is not parked. A model that is neither used nor named in a
+    Heartbeat for its `heartbeat_timeout` is released: deleted, with its ephemeral weights; calls on it that wait fail with
+    NOT_FOUND and reason MODEL_RELEASED, later ones with MODEL_NOT_FOUND.
+
+    Errors of every call on a model: NOT_FOUND with reason MODEL_NOT_FOUND; INTERNAL with reason PARKED_STATE_LOST when
+    somebody took a parked model's files away.
+
+    A backend that is another server (setting backend) adds: UNAVAILABLE with reason BACKEND_UNAVAILABLE, RESOURCE_EXHAUSTED
+    with reason BACKEND_BUSY and DEADLINE_EXCEEDED with reason BACKEND_TIMEOUT, each with RetryInfo, when that server can't be
+    reached or fails, is full, or is silent; FAILED_PRECONDITION with reason BACKEND_CREDENTIALS or BACKEND_BILLING, which the
+    operator has to mend, and BACKEND_UNSUPPORTED for what that server lacks (the metadata name it); INVALID_ARGUMENT with
+    reason BACKEND_REFUSED for what only that server found wrong; INTERNAL with reason BACKEND_BAD_ANSWER.
+    When the answer to a call on a model was lost on the way, the model's later calls are FAILED_PRECONDITION with reason
+    MODEL_STATE_UNKNOWN until a LoadState.
+
+    Where API keys are asked for, models belong to tenants; those of others are MODEL_NOT_FOUND. Tokens of Forward and
+    ForwardBackward count against their tenant's limit.
+
+    Resume. Models live as long as the process, checkpoints in storage. A client that is told MODEL_NOT_FOUND or
+    MODEL_RELEASED, or finds the process gone for good,
+      1. calls CreateModel with `checkpoint_uri` "tinsmith://{model_id}/training/latest" and `load_optimizer` (or with its
+         first request when it has saved nothing yet, which CHECKPOINT_NOT_FOUND says too),
+      2. counts seq_id from 1 again,
+      3. sends again all that came after step `model.step` of the answer: data and settings of step `model.step` + 1, ...
+    The same calls give the same weights, so it ends where an undisturbed client ends. A step saved before the failure may
+    be saved again under its name with `overwrite`. Calls that fail with UNAVAILABLE are first repeated as they are.
     """
 
     CreateModel: grpc.aio.UnaryUnaryMultiCallable[
@@ -165,9 +233,11 @@ class TrainerServiceAsyncStub:
     ]
     """Makes a model: an adapter on a base model, fresh or from a checkpoint.
 
-    NOT_FOUND with reason BASE_MODEL_NOT_FOUND or CHECKPOINT_NOT_FOUND; DATA_LOSS with reason CHECKPOINT_CORRUPT;
+    NOT_FOUND with reason BASE_MODEL_NOT_FOUND or CHECKPOINT_NOT_FOUND; DATA_LOSS with reason CHECKPOINT_CORRUPT or
+    WEIGHTS_NOT_FINITE, the metadata name the file; with the name "latest" the newest checkpoint that is whole is taken,
+    and DATA_LOSS has reason NO_GOOD_CHECKPOINT when all are damaged;
     ALREADY_EXISTS with reason MODEL_EXISTS when `model_id` is taken by another request; RESOURCE_EXHAUSTED with reason
-    TOO_MANY_MODELS; INVALID_ARGUMENT with reason RANK_TOO_LARGE or NOTHING_TO_TRAIN; FAILED_PRECONDITION with reason
+    TOO_MANY_MODELS when no model can be parked to make room; INVALID_ARGUMENT with reason RANK_TOO_LARGE or NOTHING_TO_TRAIN; FAILED_PRECONDITION with reason
     BASE_MODEL_UNSUPPORTED when the base model has no such matrices, ADAPTER_UNSUPPORTED for a checkpoint that is no plain
     LoRA.
     """
@@ -182,19 +252,19 @@ class TrainerServiceAsyncStub:
         tinsmith.trainer.v1.trainer_service_pb2.ListModelsRequest,
         tinsmith.trainer.v1.trainer_service_pb2.ListModelsResponse,
     ]
-    """Lists the models in memory, oldest first."""
+    """Lists the models, oldest first."""
 
     DeleteModel: grpc.aio.UnaryUnaryMultiCallable[
         tinsmith.trainer.v1.trainer_service_pb2.DeleteModelRequest,
         tinsmith.trainer.v1.trainer_service_pb2.DeleteModelResponse,
     ]
-    """Takes a model out of memory. Its checkpoints stay. Deleting an absent model succeeds."""
+    """Forgets a model. Its checkpoints stay. Deleting an absent model succeeds."""
 
     Heartbeat: grpc.aio.UnaryUnaryMultiCallable[
         tinsmith.trainer.v1.trainer_service_pb2.HeartbeatRequest,
         tinsmith.trainer.v1.trainer_service_pb2.HeartbeatResponse,
     ]
-    """Keeps models from being released as idle. Unknown ids are reported, not refused."""
+    """Keeps models from being released. It does not keep them from being parked. Unknown ids are reported, not refused."""
 
     Forward: grpc.aio.UnaryUnaryMultiCallable[
         tinsmith.trainer.v1.trainer_service_pb2.ForwardRequest,
@@ -213,8 +283,9 @@ class TrainerServiceAsyncStub:
 
     INVALID_ARGUMENT with reason MISSING_LOSS_INPUT, UNKNOWN_LOSS_INPUT, BAD_TENSOR, TOKEN_OUT_OF_VOCABULARY,
     SEQUENCE_TOO_LONG, NON_FINITE_INPUT, EMPTY_BATCH or BATCH_TOO_LARGE; the metadata name the datum and the column.
-    Nothing is accumulated then. FAILED_PRECONDITION with reason MODALITY_UNSUPPORTED for media. UNIMPLEMENTED with reason
-    LOSS_NOT_IMPLEMENTED or REGULARIZER_NOT_IMPLEMENTED for what this backend lacks.
+    Nothing is accumulated then. Likewise UNKNOWN_LOSS, OPERATION_NOT_ALLOWED, BAD_LOSS_GRAPH and BAD_REGULARIZER; see
+    loss.proto. FAILED_PRECONDITION with reason MODALITY_UNSUPPORTED for media. UNIMPLEMENTED with reason
+    REGULARIZER_NOT_IMPLEMENTED for what this backend lacks.
     """
 
     OptimStep: grpc.aio.UnaryUnaryMultiCallable[
@@ -234,7 +305,8 @@ class TrainerServiceAsyncStub:
     """Writes a training checkpoint: adapter, optimizer, step. Durable when it returns.
 
     ALREADY_EXISTS with reason CHECKPOINT_EXISTS; RESOURCE_EXHAUSTED with reason STORAGE_FULL, nothing half-written;
-    FAILED_PRECONDITION with reason STORAGE_NOT_WRITABLE.
+    FAILED_PRECONDITION with reason STORAGE_NOT_WRITABLE, or WEIGHTS_NOT_FINITE when training has gone astray: such
+    weights are never stored; INVALID_ARGUMENT with reason RESERVED_NAME for the name "latest".
     """
 
     LoadState: grpc.aio.UnaryUnaryMultiCallable[
@@ -244,8 +316,8 @@ class TrainerServiceAsyncStub:
     """Replaces the model's adapter by a checkpoint's, and its optimizer and step if asked; else the optimizer begins anew at
     step 0. Accumulated gradients are dropped.
 
-    NOT_FOUND with reason CHECKPOINT_NOT_FOUND; DATA_LOSS with reason CHECKPOINT_CORRUPT; FAILED_PRECONDITION with
-    reason CHECKPOINT_MISMATCH for another base model, rank, alpha or set of modules, ADAPTER_UNSUPPORTED. The model is
+    NOT_FOUND with reason CHECKPOINT_NOT_FOUND; DATA_LOSS with reason CHECKPOINT_CORRUPT, WEIGHTS_NOT_FINITE or
+    NO_GOOD_CHECKPOINT, as CreateModel; FAILED_PRECONDITION with reason CHECKPOINT_MISMATCH for another base model, rank, alpha or set of modules, ADAPTER_UNSUPPORTED. The model is
     unchanged then.
     """
 
@@ -279,10 +351,42 @@ class TrainerServiceServicer(metaclass=abc.ABCMeta):
 
     Idempotency. Repeating a call with its `seq_id`, or with its `request_id` when it has no seq_id, returns the first
     answer and changes nothing. A call that is refused consumes its seq_id: the next one uses seq_id + 1. Answers are
-    kept for a bounded number of calls a model; a repeat of an older one is ABORTED with reason SEQUENCE_EXPIRED.
+    kept for a bounded number of calls a model; a repeat of an older one is ABORTED with reason SEQUENCE_EXPIRED, and with a
+    request_id alone it is a new call.
 
-    Errors of every call on a model: NOT_FOUND with reason MODEL_NOT_FOUND; after a restart of the process the client
-    creates the model again from its last checkpoint.
+    Load. Calls of different models that wait at the same time are computed together where they fit; no answer depends on
+    it. The trainer takes a bounded number of calls that are not yet answered (setting max_waiting_calls). One more is
+    RESOURCE_EXHAUSTED with reason QUEUE_FULL and RetryInfo, before it has a place in the order: it consumes no seq_id, and
+    is sent again with the same. Repeats of calls that were taken are never refused so.
+
+    Memory. A model that is left alone for its `idle_timeout`, or has to make room for another, is parked: its adapter and
+    optimizer lie in storage until its next call brings them back, to the bit; its seq_ids and kept answers stay. A model
+    that holds gradients which no OptimStep has applied yet is not parked. A model that is neither used nor named in a
+    Heartbeat for its `heartbeat_timeout` is released: deleted, with its ephemeral weights; calls on it that wait fail with
+    NOT_FOUND and reason MODEL_RELEASED, later ones with MODEL_NOT_FOUND.
+
+    Errors of every call on a model: NOT_FOUND with reason MODEL_NOT_FOUND; INTERNAL with reason PARKED_STATE_LOST when
+    somebody took a parked model's files away.
+
+    A backend that is another server (setting backend) adds: UNAVAILABLE with reason BACKEND_UNAVAILABLE, RESOURCE_EXHAUSTED
+    with reason BACKEND_BUSY and DEADLINE_EXCEEDED with reason BACKEND_TIMEOUT, each with RetryInfo, when that server can't be
+    reached or fails, is full, or is silent; FAILED_PRECONDITION with reason BACKEND_CREDENTIALS or BACKEND_BILLING, which the
+    operator has to mend, and BACKEND_UNSUPPORTED for what that server lacks (the metadata name it); INVALID_ARGUMENT with
+    reason BACKEND_REFUSED for what only that server found wrong; INTERNAL with reason BACKEND_BAD_ANSWER.
+    When the answer to a call on a model was lost on the way, the model's later calls are FAILED_PRECONDITION with reason
+    MODEL_STATE_UNKNOWN until a LoadState.
+
+    Where API keys are asked for, models belong to tenants; those of others are MODEL_NOT_FOUND. Tokens of Forward and
+    ForwardBackward count against their tenant's limit.
+
+    Resume. Models live as long as the process, checkpoints in storage. A client that is told MODEL_NOT_FOUND or
+    MODEL_RELEASED, or finds the process gone for good,
+      1. calls CreateModel with `checkpoint_uri` "tinsmith://{model_id}/training/latest" and `load_optimizer` (or with its
+         first request when it has saved nothing yet, which CHECKPOINT_NOT_FOUND says too),
+      2. counts seq_id from 1 again,
+      3. sends again all that came after step `model.step` of the answer: data and settings of step `model.step` + 1, ...
+    The same calls give the same weights, so it ends where an undisturbed client ends. A step saved before the failure may
+    be saved again under its name with `overwrite`. Calls that fail with UNAVAILABLE are first repeated as they are.
     """
 
     @abc.abstractmethod
@@ -293,9 +397,11 @@ class TrainerServiceServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[tinsmith.trainer.v1.trainer_service_pb2.CreateModelResponse, collections.abc.Awaitable[tinsmith.trainer.v1.trainer_service_pb2.CreateModelResponse]]:
         """Makes a model: an adapter on a base model, fresh or from a checkpoint.
 
-        NOT_FOUND with reason BASE_MODEL_NOT_FOUND or CHECKPOINT_NOT_FOUND; DATA_LOSS with reason CHECKPOINT_CORRUPT;
+        NOT_FOUND with reason BASE_MODEL_NOT_FOUND or CHECKPOINT_NOT_FOUND; DATA_LOSS with reason CHECKPOINT_CORRUPT or
+        WEIGHTS_NOT_FINITE, the metadata name the file; with the name "latest" the newest checkpoint that is whole is taken,
+        and DATA_LOSS has reason NO_GOOD_CHECKPOINT when all are damaged;
         ALREADY_EXISTS with reason MODEL_EXISTS when `model_id` is taken by another request; RESOURCE_EXHAUSTED with reason
-        TOO_MANY_MODELS; INVALID_ARGUMENT with reason RANK_TOO_LARGE or NOTHING_TO_TRAIN; FAILED_PRECONDITION with reason
+        TOO_MANY_MODELS when no model can be parked to make room; INVALID_ARGUMENT with reason RANK_TOO_LARGE or NOTHING_TO_TRAIN; FAILED_PRECONDITION with reason
         BASE_MODEL_UNSUPPORTED when the base model has no such matrices, ADAPTER_UNSUPPORTED for a checkpoint that is no plain
         LoRA.
         """
@@ -314,7 +420,7 @@ class TrainerServiceServicer(metaclass=abc.ABCMeta):
         request: tinsmith.trainer.v1.trainer_service_pb2.ListModelsRequest,
         context: _ServicerContext,
     ) -> typing.Union[tinsmith.trainer.v1.trainer_service_pb2.ListModelsResponse, collections.abc.Awaitable[tinsmith.trainer.v1.trainer_service_pb2.ListModelsResponse]]:
-        """Lists the models in memory, oldest first."""
+        """Lists the models, oldest first."""
 
     @abc.abstractmethod
     def DeleteModel(
@@ -322,7 +428,7 @@ class TrainerServiceServicer(metaclass=abc.ABCMeta):
         request: tinsmith.trainer.v1.trainer_service_pb2.DeleteModelRequest,
         context: _ServicerContext,
     ) -> typing.Union[tinsmith.trainer.v1.trainer_service_pb2.DeleteModelResponse, collections.abc.Awaitable[tinsmith.trainer.v1.trainer_service_pb2.DeleteModelResponse]]:
-        """Takes a model out of memory. Its checkpoints stay. Deleting an absent model succeeds."""
+        """Forgets a model. Its checkpoints stay. Deleting an absent model succeeds."""
 
     @abc.abstractmethod
     def Heartbeat(
@@ -330,7 +436,7 @@ class TrainerServiceServicer(metaclass=abc.ABCMeta):
         request: tinsmith.trainer.v1.trainer_service_pb2.HeartbeatRequest,
         context: _ServicerContext,
     ) -> typing.Union[tinsmith.trainer.v1.trainer_service_pb2.HeartbeatResponse, collections.abc.Awaitable[tinsmith.trainer.v1.trainer_service_pb2.HeartbeatResponse]]:
-        """Keeps models from being released as idle. Unknown ids are reported, not refused."""
+        """Keeps models from being released. It does not keep them from being parked. Unknown ids are reported, not refused."""
 
     @abc.abstractmethod
     def Forward(
@@ -353,8 +459,9 @@ class TrainerServiceServicer(metaclass=abc.ABCMeta):
 
         INVALID_ARGUMENT with reason MISSING_LOSS_INPUT, UNKNOWN_LOSS_INPUT, BAD_TENSOR, TOKEN_OUT_OF_VOCABULARY,
         SEQUENCE_TOO_LONG, NON_FINITE_INPUT, EMPTY_BATCH or BATCH_TOO_LARGE; the metadata name the datum and the column.
-        Nothing is accumulated then. FAILED_PRECONDITION with reason MODALITY_UNSUPPORTED for media. UNIMPLEMENTED with reason
-        LOSS_NOT_IMPLEMENTED or REGULARIZER_NOT_IMPLEMENTED for what this backend lacks.
+        Nothing is accumulated then. Likewise UNKNOWN_LOSS, OPERATION_NOT_ALLOWED, BAD_LOSS_GRAPH and BAD_REGULARIZER; see
+        loss.proto. FAILED_PRECONDITION with reason MODALITY_UNSUPPORTED for media. UNIMPLEMENTED with reason
+        REGULARIZER_NOT_IMPLEMENTED for what this backend lacks.
         """
 
     @abc.abstractmethod
@@ -378,7 +485,8 @@ class TrainerServiceServicer(metaclass=abc.ABCMeta):
         """Writes a training checkpoint: adapter, optimizer, step. Durable when it returns.
 
         ALREADY_EXISTS with reason CHECKPOINT_EXISTS; RESOURCE_EXHAUSTED with reason STORAGE_FULL, nothing half-written;
-        FAILED_PRECONDITION with reason STORAGE_NOT_WRITABLE.
+        FAILED_PRECONDITION with reason STORAGE_NOT_WRITABLE, or WEIGHTS_NOT_FINITE when training has gone astray: such
+        weights are never stored; INVALID_ARGUMENT with reason RESERVED_NAME for the name "latest".
         """
 
     @abc.abstractmethod
@@ -390,8 +498,8 @@ class TrainerServiceServicer(metaclass=abc.ABCMeta):
         """Replaces the model's adapter by a checkpoint's, and its optimizer and step if asked; else the optimizer begins anew at
         step 0. Accumulated gradients are dropped.
 
-        NOT_FOUND with reason CHECKPOINT_NOT_FOUND; DATA_LOSS with reason CHECKPOINT_CORRUPT; FAILED_PRECONDITION with
-        reason CHECKPOINT_MISMATCH for another base model, rank, alpha or set of modules, ADAPTER_UNSUPPORTED. The model is
+        NOT_FOUND with reason CHECKPOINT_NOT_FOUND; DATA_LOSS with reason CHECKPOINT_CORRUPT, WEIGHTS_NOT_FINITE or
+        NO_GOOD_CHECKPOINT, as CreateModel; FAILED_PRECONDITION with reason CHECKPOINT_MISMATCH for another base model, rank, alpha or set of modules, ADAPTER_UNSUPPORTED. The model is
         unchanged then.
         """
 

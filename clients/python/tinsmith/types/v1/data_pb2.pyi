@@ -249,7 +249,9 @@ class DatumBatch(google.protobuf.message.Message):
 
     @property
     def loss_inputs(self) -> google.protobuf.internal.containers.MessageMap[builtins.str, tinsmith.types.v1.tensor_pb2.Column]:
-        """What the loss reads, by name; each column has the rows of `tokens` with the same lengths."""
+        """What the loss reads, by name; each column has the rows of `tokens` with the same lengths, but for those that a custom
+        loss reads by datum, whose rows have one element.
+        """
 
     def __init__(
         self,

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dtinsmith/types/v1/model.proto\x12\x11tinsmith.types.v1\x1a\x1b\x62uf/validate/validate.proto\"\xf0\x01\n\nLoraConfig\x12\x18\n\x04rank\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x80 (\x00\x12\"\n\x05\x61lpha\x18\x02 \x01(\x01\x42\x0e\xbaH\x0b\x12\t!\x00\x00\x00\x00\x00\x00\x00\x00H\x00\x88\x01\x01\x12\x0c\n\x04seed\x18\x03 \x01(\x03\x12\x1c\n\x0ftrain_attention\x18\x04 \x01(\x08H\x01\x88\x01\x01\x12\x16\n\ttrain_mlp\x18\x05 \x01(\x08H\x02\x88\x01\x01\x12\x1e\n\x11train_unembedding\x18\x06 \x01(\x08H\x03\x88\x01\x01\x42\x08\n\x06_alphaB\x12\n\x10_train_attentionB\x0c\n\n_train_mlpB\x14\n\x12_train_unembedding\"\x88\x01\n\rBaseModelInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nparameters\x18\x02 \x01(\x03\x12\x16\n\x0e\x63ontext_length\x18\x03 \x01(\x05\x12\x17\n\x0fvocabulary_size\x18\x04 \x01(\x05\x12\x14\n\x0c\x61rchitecture\x18\x05 \x01(\t\x12\x0e\n\x06loaded\x18\x06 \x01(\x08\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dtinsmith/types/v1/model.proto\x12\x11tinsmith.types.v1\x1a\x1b\x62uf/validate/validate.proto\"\x9c\x02\n\nLoraConfig\x12\x18\n\x04rank\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x80 (\x00\x12\"\n\x05\x61lpha\x18\x02 \x01(\x01\x42\x0e\xbaH\x0b\x12\t!\x00\x00\x00\x00\x00\x00\x00\x00H\x00\x88\x01\x01\x12\x0c\n\x04seed\x18\x03 \x01(\x03\x12\x1c\n\x0ftrain_attention\x18\x04 \x01(\x08H\x01\x88\x01\x01\x12\x16\n\ttrain_mlp\x18\x05 \x01(\x08H\x02\x88\x01\x01\x12\x1e\n\x11train_unembedding\x18\x06 \x01(\x08H\x03\x88\x01\x01\x12*\n\x0etarget_modules\x18\x07 \x03(\tB\x12\xbaH\x0f\x92\x01\x0c\x10\x80 \"\x07r\x05\x10\x01\x18\x80\x02\x42\x08\n\x06_alphaB\x12\n\x10_train_attentionB\x0c\n\n_train_mlpB\x14\n\x12_train_unembedding\"\x88\x01\n\rBaseModelInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nparameters\x18\x02 \x01(\x03\x12\x16\n\x0e\x63ontext_length\x18\x03 \x01(\x05\x12\x17\n\x0fvocabulary_size\x18\x04 \x01(\x05\x12\x14\n\x0c\x61rchitecture\x18\x05 \x01(\t\x12\x0e\n\x06loaded\x18\x06 \x01(\x08\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,8 +36,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LORACONFIG'].fields_by_name['rank']._serialized_options = b'\272H\007\032\005\030\200 (\000'
   _globals['_LORACONFIG'].fields_by_name['alpha']._loaded_options = None
   _globals['_LORACONFIG'].fields_by_name['alpha']._serialized_options = b'\272H\013\022\t!\000\000\000\000\000\000\000\000'
+  _globals['_LORACONFIG'].fields_by_name['target_modules']._loaded_options = None
+  _globals['_LORACONFIG'].fields_by_name['target_modules']._serialized_options = b'\272H\017\222\001\014\020\200 \"\007r\005\020\001\030\200\002'
   _globals['_LORACONFIG']._serialized_start=82
-  _globals['_LORACONFIG']._serialized_end=322
-  _globals['_BASEMODELINFO']._serialized_start=325
-  _globals['_BASEMODELINFO']._serialized_end=461
+  _globals['_LORACONFIG']._serialized_end=366
+  _globals['_BASEMODELINFO']._serialized_start=369
+  _globals['_BASEMODELINFO']._serialized_end=505
 # @@protoc_insertion_point(module_scope)

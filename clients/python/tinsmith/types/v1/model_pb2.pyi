@@ -4,7 +4,9 @@ isort:skip_file
 Facts about models that trainer, sampler and orchestrator share."""
 
 import builtins
+import collections.abc
 import google.protobuf.descriptor
+import google.protobuf.internal.containers
 import google.protobuf.message
 import typing
 
@@ -22,6 +24,7 @@ class LoraConfig(google.protobuf.message.Message):
     TRAIN_ATTENTION_FIELD_NUMBER: builtins.int
     TRAIN_MLP_FIELD_NUMBER: builtins.int
     TRAIN_UNEMBEDDING_FIELD_NUMBER: builtins.int
+    TARGET_MODULES_FIELD_NUMBER: builtins.int
     rank: builtins.int
     """Rank of A and B; 0 means the server's default, 32."""
     alpha: builtins.float
@@ -34,6 +37,12 @@ class LoraConfig(google.protobuf.message.Message):
     """Adapt the feed-forward projections. Absent: true."""
     train_unembedding: builtins.bool
     """Adapt the output head. Absent: true."""
+    @property
+    def target_modules(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Adapt these matrices alone, each named by its path in the base model, for example "model.layers.0.mlp.up_proj", or
+        by an ending of it, for example "q_proj", which names all that end so. Not empty: the three switches are ignored.
+        """
+
     def __init__(
         self,
         *,
@@ -43,9 +52,10 @@ class LoraConfig(google.protobuf.message.Message):
         train_attention: builtins.bool | None = ...,
         train_mlp: builtins.bool | None = ...,
         train_unembedding: builtins.bool | None = ...,
+        target_modules: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_alpha", b"_alpha", "_train_attention", b"_train_attention", "_train_mlp", b"_train_mlp", "_train_unembedding", b"_train_unembedding", "alpha", b"alpha", "train_attention", b"train_attention", "train_mlp", b"train_mlp", "train_unembedding", b"train_unembedding"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_alpha", b"_alpha", "_train_attention", b"_train_attention", "_train_mlp", b"_train_mlp", "_train_unembedding", b"_train_unembedding", "alpha", b"alpha", "rank", b"rank", "seed", b"seed", "train_attention", b"train_attention", "train_mlp", b"train_mlp", "train_unembedding", b"train_unembedding"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_alpha", b"_alpha", "_train_attention", b"_train_attention", "_train_mlp", b"_train_mlp", "_train_unembedding", b"_train_unembedding", "alpha", b"alpha", "rank", b"rank", "seed", b"seed", "target_modules", b"target_modules", "train_attention", b"train_attention", "train_mlp", b"train_mlp", "train_unembedding", b"train_unembedding"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_alpha", b"_alpha"]) -> typing.Literal["alpha"] | None: ...
     @typing.overload

@@ -48,7 +48,8 @@ const (
 //
 // Idempotency. Repeating a call with its `seq_id`, or with its `request_id` when it has no seq_id, returns the first
 // answer and changes nothing. A call that is refused consumes its seq_id: the next one uses seq_id + 1. Answers are
-// kept for a bounded number of calls a model; a repeat of an older one is ABORTED with reason SEQUENCE_EXPIRED.
+// kept for a bounded number of calls a model; a repeat of an older one is ABORTED with reason SEQUENCE_EXPIRED, and with a
+// request_id alone it is a new call.
 //
 // Load. Calls of different models that wait at the same time are computed together where they fit; no answer depends on
 // it. The trainer takes a bounded number of calls that are not yet answered (setting max_waiting_calls). One more is
@@ -302,7 +303,8 @@ type TrainerService_WatchQueueClient = grpc.ServerStreamingClient[WatchQueueResp
 //
 // Idempotency. Repeating a call with its `seq_id`, or with its `request_id` when it has no seq_id, returns the first
 // answer and changes nothing. A call that is refused consumes its seq_id: the next one uses seq_id + 1. Answers are
-// kept for a bounded number of calls a model; a repeat of an older one is ABORTED with reason SEQUENCE_EXPIRED.
+// kept for a bounded number of calls a model; a repeat of an older one is ABORTED with reason SEQUENCE_EXPIRED, and with a
+// request_id alone it is a new call.
 //
 // Load. Calls of different models that wait at the same time are computed together where they fit; no answer depends on
 // it. The trainer takes a bounded number of calls that are not yet answered (setting max_waiting_calls). One more is

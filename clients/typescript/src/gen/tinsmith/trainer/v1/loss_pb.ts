@@ -109,8 +109,8 @@ export const LossSpecSchema: GenMessage<LossSpec> = /*@__PURE__*/
 
 /**
  * -sum w p. Columns: target_tokens int64 [T], weights float32 [T]; both may be [T, K] for soft targets, and weights
- * may be sparse: -sum_n sum_k w_nk p_n(target_nk). A sparse column is unpacked to its T x K values, of which a column may
- * have 2^26: BATCH_TOO_LARGE beyond.
+ * may be sparse: -sum_n sum_k w_nk p_n(target_nk). A sparse column is unpacked to its T x K values, of which those of a
+ * call may have 2^26 together: BATCH_TOO_LARGE beyond.
  *
  * @generated from message tinsmith.trainer.v1.CrossEntropyLoss
  */
@@ -255,7 +255,8 @@ export const GspoLossSchema: GenMessage<GspoLoss> = /*@__PURE__*/
  * INVALID_ARGUMENT with reason OPERATION_NOT_ALLOWED for an operation that `LossNode` does not list; with reason
  * BAD_LOSS_GRAPH, and the node's name in the metadata, for a name given twice, an argument that is no earlier node (so that
  * there are no cycles), a wrong number of arguments, an unknown or missing option, shapes that do not fit, a constant that
- * is not finite, a result that is not a scalar; with reason BATCH_TOO_LARGE when nodes times values are more than 2^28.
+ * is not finite, an option that is no float32, a result that is not a scalar; with reason BATCH_TOO_LARGE when nodes times
+ * values are more than 2^28.
  *
  * Where the graph is a sum over data of terms that each read one datum, the loss is computed in micro-batches like any
  * other. Else (a mean over all, data compared with each other, a function of a sum) the model is read twice: once for the
@@ -280,7 +281,8 @@ export type CustomLoss = Message<"tinsmith.trainer.v1.CustomLoss"> & {
 
   /**
    * Metrics of the answer by name and reduction, and the node that each is made of: {"accuracy:mean": "is_right"}. The
-   * reductions are sum, mean, min and max over the node's values. "loss:sum" is taken.
+   * reductions are sum, mean, min and max over the node's values. Names of the trainer's own metrics, such as "loss:sum",
+   * are taken: BAD_LOSS_GRAPH.
    *
    * @generated from field: map<string, string> metrics = 3;
    */
@@ -402,7 +404,8 @@ export type Regularizer = Message<"tinsmith.trainer.v1.Regularizer"> & {
   kind: RegularizerKind;
 
   /**
-   * Factor. 0 switches the term off: the gradients are those without it, bit for bit; its value is still reported.
+   * Factor. 0 switches the term off: it adds nothing to the gradients; its value is still reported. They are those without
+   * it bit for bit where the term has no more tokens read than the loss; else rounding may differ.
    *
    * @generated from field: double weight = 3;
    */
@@ -502,11 +505,12 @@ export const RegularizerReportSchema: GenMessage<RegularizerReport> = /*@__PURE_
  * the logprobs that it reads of a datum's T tokens: those of the targets, [T] or [T, K]; or, with the choice {"over":
  * "vocabulary"}, those of all tokens, [T, V]. p = exp(x). q is the reference, logprobs of x's shape: the column
  * `reference`, float32; over the vocabulary it may be sparse, where what is not stored has its `pad_value`, which may be
- * -infinity if every token that is read has an entry (BAD_TENSOR else). Penalties on distributions need K targets or the
+ * -infinity for distributions if every token that is read has an entry (BAD_TENSOR else). Penalties on distributions need K targets or the
  * vocabulary; x and q are normalised over these first.
  *
- * Choices of every kind: "over" ("targets", the default, or "vocabulary": T times V may be 2^29, BATCH_TOO_LARGE beyond) and "mask", the name of a float32 column [T]; only
- * tokens where it is not 0 are read (for example "weights" or "advantages"). Without it all tokens are, the prompt's too.
+ * Choices of every kind: "over" ("targets", the default, or "vocabulary": T times V may be 2^29, BATCH_TOO_LARGE beyond)
+ * and "mask", the name of a column [T], or of target_tokens' shape; only tokens where it is not 0 are read (for example
+ * "weights" or "advantages"). Without it all tokens are, the prompt's too.
  *
  * Below, options are numbers with their defaults, choices are words, the default first. "reduction": "sum" or "mean" is over
  * the values of a datum where these are summed below (over its tokens where they are distributions).
@@ -585,7 +589,7 @@ export enum RegularizerKind {
    * How far from orthogonal are the rows of the datum's matrix x, which needs K targets or the vocabulary. G = X X^T. Choices:
    * mode "soft" (sum of G_ij^2, i != j), "hard" (|G - I|^2), "spectral" ((tr G - n)^2 + soft's); axis "sequence" (a row a
    * token), "vocabulary" (a row a target or vocabulary entry); of as L1. Options: normalize 1 (rows scaled to length 1; 0
-   * does not). At most 8192 rows: BATCH_TOO_LARGE beyond.
+   * does not). At most 8192 rows, and 2^28 pairs of rows in the data of a call: BATCH_TOO_LARGE beyond.
    *
    * @generated from enum value: REGULARIZER_KIND_ORTHOGONALITY = 8;
    */
