@@ -227,6 +227,23 @@ def test_base_models_that_the_file_sets_for_one_room_stay(tmp_path: Path) -> Non
     assert models["sampler"] is None
 
 
+def test_rooms_that_want_keys_know_each_other_by_a_secret(tmp_path: Path) -> None:
+    """R-02: one secret for all rooms, made where the user has keys but no secret."""
+
+    def secrets_of(environment: dict[str, str], file: dict[str, str]) -> set[str | None]:
+        user = UserSettings(environment=environment, file=file)
+        plans = SuitePlan(home=tmp_path, ports="auto", user=user).rooms_to_start()
+        return {plan.environment.get("TINSMITH_SERVICE_KEY") for plan in plans}
+
+    assert secrets_of({}, {}) == {None}
+    for with_keys in (({"TINSMITH_API_KEYS": "/keys"}, {}), ({}, {"api_keys": "/keys"})):
+        [secret] = secrets_of(*with_keys)
+        assert secret is not None
+        assert len(secret) == 64
+    assert secrets_of({"TINSMITH_API_KEYS": "/keys", "TINSMITH_SERVICE_KEY": "mine"}, {}) == {"mine"}
+    assert secrets_of({}, {"api_keys": "/keys", "service_key": "mine"}) == {None}
+
+
 def test_state_is_never_half_written(tmp_path: Path) -> None:
     write_state(tmp_path, SuiteState(pid=1, ready=False, services={}))
     assert [path.name for path in tmp_path.iterdir()] == ["suite.json"]

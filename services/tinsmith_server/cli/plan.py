@@ -1,5 +1,6 @@
 """What `up` starts: a command and an environment for each room."""
 
+import secrets
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -53,17 +54,26 @@ class SuitePlan:
         addresses = choose_addresses(self.rooms, self.ports, self.user)
         taken = addresses.values()
         http_address = choose_http_address(self.ports, self.user, taken) if HTTP_ROOM in self.rooms else ""
+        service_key = self._service_key()
         return [
             RoomPlan(
                 name=room,
                 command=self._command(room),
-                environment=self._environment(room, addresses, http_address),
+                environment=self._environment(room, addresses, http_address) | service_key,
                 address=reachable(addresses[room]),
                 log=self.home / "logs" / f"{room}.log",
                 http_address=reachable(http_address) if room == HTTP_ROOM else "",
             )
             for room in self.rooms
         ]
+
+    def _service_key(self) -> dict[str, str]:
+        """A secret by which the rooms know each other, where callers need keys and the user has set none."""
+        has_keys, has_secret = (
+            self.user.environment.get(f"TINSMITH_{key.upper()}") or self.user.file.get(key)
+            for key in ("api_keys", "service_key")
+        )
+        return {"TINSMITH_SERVICE_KEY": secrets.token_hex(32)} if has_keys and not has_secret else {}
 
     def _command(self, room: str) -> list[str]:
         config = ["--config", str(self.config)] if self.config else []

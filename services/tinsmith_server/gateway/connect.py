@@ -1,5 +1,6 @@
 """Connect, gRPC-Web and JSON for every service, made from the descriptors: a new method is there at once."""
 
+import math
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, NoReturn
 
@@ -17,6 +18,7 @@ from google.protobuf.message import Message
 from google.rpc.status_pb2 import Status
 from protobuf.wkt import Any as AnyMessage
 
+from tinsmith._errors import error_of
 from tinsmith_server.gateway.upstream import Method, Upstreams, methods
 
 DEFAULT_TIMEOUT_S = 600.0
@@ -87,6 +89,7 @@ def _endpoint(method: Method, upstreams: Upstreams) -> Any:
         try:
             return await call(request, timeout=_timeout_s(context, DEFAULT_TIMEOUT_S), metadata=_metadata(context))
         except grpc.aio.AioRpcError as error:
+            _say_when_to_retry(error, context)
             raise_as_connect(error)
 
     async def answers(request: Any, context: RequestContext[Any, Any]) -> AsyncIterator[Any]:
@@ -95,6 +98,7 @@ def _endpoint(method: Method, upstreams: Upstreams) -> Any:
             async for response in upstream:
                 yield response
         except grpc.aio.AioRpcError as error:
+            _say_when_to_retry(error, context)
             raise_as_connect(error)
         finally:
             upstream.cancel()
@@ -118,7 +122,16 @@ def _timeout_s(context: RequestContext[Any, Any], default_s: float | None) -> fl
 
 def _metadata(context: RequestContext[Any, Any]) -> tuple[tuple[str, str], ...]:
     headers = context.request_headers
-    return tuple((name, headers[name]) for name in PASSED_ON if name in headers)
+    found = ((name, headers[name]) for name in PASSED_ON if name in headers)
+    # gRPC can't send other values, and no key or trace of ours has any.
+    return tuple((name, value) for name, value in found if value.isascii() and value.isprintable())
+
+
+def _say_when_to_retry(error: grpc.aio.AioRpcError, context: RequestContext[Any, Any]) -> None:
+    """Puts what RetryInfo says into the header that HTTP clients know, in whole seconds."""
+    retry_after_s = error_of(error).retry_after_s
+    if retry_after_s is not None:
+        context.response_headers["retry-after"] = str(math.ceil(retry_after_s))
 
 
 def raise_as_connect(error: grpc.aio.AioRpcError) -> NoReturn:

@@ -15,7 +15,7 @@ from tinsmith_server.gateway.pages import Pages
 from tinsmith_server.gateway.proxy import Proxy
 from tinsmith_server.gateway.settings import GatewaySettings
 from tinsmith_server.gateway.upstream import PROCESS_OF, Upstreams
-from tinsmith_server.serving import RoomDefinition
+from tinsmith_server.serving import RoomDefinition, refuse_exposure
 from tinsmith_server.serving.errors import Unavailable
 
 
@@ -52,7 +52,9 @@ class GatewayRoom:
         server.add_generic_rpc_handlers((Proxy(self._upstreams),))
 
     async def start(self) -> None:
-        """Binds the HTTP address. Unavailable with reason ADDRESS_IN_USE when another program has it."""
+        """Binds the HTTP address. Unavailable with reason ADDRESS_IN_USE when another program has it; CannotServe when
+        other machines reach it while there are no API keys."""
+        refuse_exposure("gateway", self._settings.http_address, self._settings)
         listener = _listen(self._settings.http_address)
         config = uvicorn.Config(
             application(self._upstreams, self._settings.max_message_bytes),

@@ -4,20 +4,25 @@ import asyncio
 import inspect
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
 
-from tinsmith_server.serving import telemetry
+from tinsmith_server.serving import credentials, telemetry
 from tinsmith_server.serving.errors import Unavailable
+from tinsmith_server.serving.gate import Gate, charge_bytes
 from tinsmith_server.serving.status import status_of
 from tinsmith_server.serving.validation import validate
 
 _log = logging.getLogger("tinsmith.calls")
 _ends_at: ContextVar[float | None] = ContextVar("deadline of the present call", default=None)
+
+_OPEN = nullcontext()
+"""The way in where nobody is asked who he is."""
 
 _START_PAUSE_S = 0.5
 """After how long a caller may look again whether a room that is starting is ready."""
@@ -41,9 +46,19 @@ def checks_request(handler: H) -> H:
 class CallInterceptor(grpc.aio.ServerInterceptor):
     """Wraps the handlers of all services but gRPC's own (health, reflection)."""
 
-    def __init__(self, *, slow_call_s: float, with_metrics: bool) -> None:
+    def __init__(
+        self,
+        *,
+        slow_call_s: float,
+        with_metrics: bool,
+        gate: Gate | None = None,
+        own_credentials: credentials.Metadata = (),
+    ) -> None:
+        """`own_credentials` go with the calls that a call without any makes."""
         self._slow_call_s = slow_call_s
         self._with_metrics = with_metrics
+        self._gate = gate
+        self.own_credentials = own_credentials
         self._wrapped: dict[str, Handler] = {}
         self.ready = False
         """Whether the room has loaded what its answers need. Calls before that are refused with UNAVAILABLE."""
@@ -67,20 +82,24 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         kind = "_".join("stream" if s else "unary" for s in (handler.request_streaming, handler.response_streaming))
         wrap = self._streaming if inspect.isasyncgenfunction(inner) else self._single
         make = getattr(grpc, f"{kind}_rpc_method_handler")
-        behaviour = wrap(method, inner, _check_of(handler, inner))
+        waits = not (handler.request_streaming or handler.response_streaming)
+        behaviour = wrap(method, inner, self._reader_of(handler, inner), waits)
         return make(
             behaviour,
             request_deserializer=handler.request_deserializer,
             response_serializer=handler.response_serializer,
         )
 
-    def _single(self, method: str, inner: Callable[..., Any], check: Callable[[Any], Any]) -> Callable[..., Any]:
+    def _single(
+        self, method: str, inner: Callable[..., Any], check: Callable[[Any], Any], waits: bool
+    ) -> Callable[..., Any]:
         async def answer(request: Any, context: Any) -> Any:
             call = _Call(self, method, context)
             with telemetry.server_span(method, call.metadata):
                 try:
                     self._refuse_when_not_ready()
-                    return await inner(check(request), context)
+                    async with self._let_in(call.metadata, waits):
+                        return await inner(check(request), context)
                 except BaseException as error:
                     await call.failed(error)
                     raise
@@ -89,14 +108,18 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
         return answer
 
-    def _streaming(self, method: str, inner: Callable[..., Any], check: Callable[[Any], Any]) -> Callable[..., Any]:
+    def _streaming(
+        self, method: str, inner: Callable[..., Any], check: Callable[[Any], Any], waits: bool
+    ) -> Callable[..., Any]:
         async def answers(request: Any, context: Any) -> AsyncIterator[Any]:
             call = _Call(self, method, context)
             with telemetry.server_span(method, call.metadata):
                 try:
                     self._refuse_when_not_ready()
-                    async for response in inner(check(request), context):
-                        yield response
+                    async with self._let_in(call.metadata, waits):
+                        async with aclosing(inner(check(request), context)) as responses:
+                            async for response in responses:
+                                yield response
                 except BaseException as error:
                     await call.failed(error)
                     raise
@@ -109,6 +132,16 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         if not self.ready:
             message = "the service is starting: try again soon"
             raise Unavailable(message, reason="NOT_READY", retry_after_s=_START_PAUSE_S)
+
+    def _let_in(self, metadata: Mapping[str, str], waits: bool) -> AbstractAsyncContextManager[None]:
+        return _OPEN if self._gate is None else self._gate.passed(metadata, waits=waits)
+
+    def _reader_of(self, handler: Handler, inner: Callable[..., Any]) -> Callable[[Any], Any]:
+        """What looks at the requests of a handler, and counts their bytes if that matters."""
+        check = _check_of(handler, inner)
+        if self._gate is None:
+            return check
+        return _counted_stream(check) if handler.request_streaming else _counted(check)
 
     def report(self, method: str, code: str, seconds: float) -> None:
         """One line for a call, and its metrics."""
@@ -140,6 +173,7 @@ class _Call:
         self.metadata = {key: value for key, value in context.invocation_metadata() if isinstance(value, str)}
         remaining = context.time_remaining()
         _ends_at.set(None if remaining is None else self._began + remaining)
+        credentials.carry(credentials.credentials_in(self.metadata) or interceptor.own_credentials)
         interceptor.begun(method)
 
     async def failed(self, error: BaseException) -> None:
@@ -174,3 +208,25 @@ async def _checked(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
     async for request in requests:
         validate(request)
         yield request
+
+
+def _counted(check: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def counted(request: Any) -> Any:
+        charge_bytes(lambda: _size(request))
+        return check(request)
+
+    return counted
+
+
+def _counted_stream(check: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    async def counted(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        async for request in requests:
+            charge_bytes(lambda: _size(request))  # noqa: B023  # asked for at once
+            yield request
+
+    return lambda requests: check(counted(requests))
+
+
+def _size(request: Any) -> int:
+    """Bytes of a request: a message, or the bytes of one that goes through a proxy."""
+    return len(request) if isinstance(request, bytes) else int(request.ByteSize())

@@ -1,7 +1,7 @@
 """Failures that a service means to report. Domain code raises them; one interceptor turns them into a gRPC status."""
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from grpc import StatusCode
 
@@ -32,6 +32,12 @@ class ServiceError(Exception):
         """(path of a field, what is wrong with it), for INVALID_ARGUMENT."""
         self.retry_after_s = retry_after_s
         """Seconds after which a retry may help; None when it would not."""
+
+    def again(self) -> Self:
+        """The same error for another caller, without the frames that this one has come through."""
+        other = type(self).__new__(type(self), *self.args)
+        other.__dict__.update(self.__dict__)
+        return other
 
 
 class InvalidArgument(ServiceError):

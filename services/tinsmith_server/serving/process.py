@@ -7,16 +7,20 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextvars import copy_context
+from ipaddress import ip_address
 
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from tinsmith_server.serving import telemetry
+from tinsmith_server.serving import credentials, telemetry
 from tinsmith_server.serving.calls import CallInterceptor
 from tinsmith_server.serving.errors import ServiceError
+from tinsmith_server.serving.gate import Gate
 from tinsmith_server.serving.room import Room, RoomDefinition
 from tinsmith_server.serving.settings import RoomSettings
+from tinsmith_server.serving.tenants import BadTenants, load_tenants
 
 _log = logging.getLogger(__name__)
 
@@ -42,7 +46,12 @@ class RoomServer:
         self._settings = settings
         self.room: Room = definition.open(settings)
         self._health = health.aio.HealthServicer()
-        self._calls = CallInterceptor(slow_call_s=settings.slow_call_s, with_metrics=bool(settings.metrics_port))
+        self._calls = CallInterceptor(
+            slow_call_s=settings.slow_call_s,
+            with_metrics=bool(settings.metrics_port),
+            gate=_gate(definition.name, settings),
+            own_credentials=credentials.service_credentials(settings.service_key.get_secret_value()),
+        )
         self._server = grpc.aio.server(
             interceptors=[self._calls],
             options=_options(settings.max_message_bytes),
@@ -51,7 +60,8 @@ class RoomServer:
         """Where it listens, with the real port; several by commas."""
 
     async def bind(self) -> None:
-        """Listens; alive but not ready. CannotServe with exit code 2 when an address is taken."""
+        """Listens; alive but not ready. CannotServe with exit code 2 when an address is taken, or is one that other
+        machines reach while there are no API keys."""
         self.room.register(self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         await self._set_health(NOT_SERVING)
@@ -70,6 +80,7 @@ class RoomServer:
                 f"{name}: {address!r} is no address: write host:port with a port from 0 to 65535, or unix:path",
                 exit_code=2,
             )
+        refuse_exposure(name, address, self._settings)
         try:
             port = self._server.add_insecure_port(address)
         except RuntimeError:
@@ -82,8 +93,10 @@ class RoomServer:
 
     async def load(self) -> None:
         """Starts the room and says that it is ready. CannotServe with exit code 1 when the room can't start."""
+        context = copy_context()
+        context.run(credentials.carry, self._calls.own_credentials)  # for the tasks that the room starts now
         try:
-            await self.room.start()
+            await asyncio.create_task(self.room.start(), context=context)
         except ServiceError as error:
             raise CannotServe(f"{self._definition.name}: {error.message} [{error.reason}]", exit_code=1) from error
         self._calls.ready = True
@@ -100,6 +113,38 @@ class RoomServer:
             await self._health.set(name, status)
 
 
+def refuse_exposure(name: str, address: str, settings: RoomSettings) -> None:
+    """CannotServe when other machines reach this address, no keys are asked for, and nobody has said that it may be."""
+    if settings.api_keys is not None or settings.insecure or _is_local(address):
+        return
+    raise CannotServe(
+        f"{name}: other machines reach {address}, and without API keys anyone there could use it: name a file of "
+        "tenants with TINSMITH_API_KEYS, or allow it with TINSMITH_INSECURE=true",
+        exit_code=2,
+    )
+
+
+def _is_local(address: str) -> bool:
+    host = address.rpartition(":")[0].strip("[]")
+    if address.startswith("unix:") or host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:  # a name, which may mean anything
+        return False
+
+
+def _gate(name: str, settings: RoomSettings) -> Gate | None:
+    """What calls have to pass; None when there is nothing to ask."""
+    if settings.api_keys is None:
+        return Gate(None, max_calls=settings.max_calls) if settings.max_calls else None
+    try:
+        tenants = load_tenants(settings.api_keys, settings.service_key.get_secret_value())
+    except BadTenants as error:
+        raise CannotServe(f"{name}: {error}", exit_code=2) from None
+    return Gate(tenants, max_calls=settings.max_calls)
+
+
 def _is_address(text: str) -> bool:
     """gRPC itself would take port 443 where there is none, and the remainder of a port that is too large."""
     host, _, port = text.rpartition(":")
@@ -113,7 +158,7 @@ def _options(max_message_bytes: int) -> list[tuple[str, int]]:
         ("grpc.max_send_message_length", max_message_bytes),
         ("grpc.max_receive_message_length", max_message_bytes),
         # Clients send keepalive pings every 30 s; the default would close their connections for it.
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
         ("grpc.keepalive_permit_without_calls", 1),
     ]
 

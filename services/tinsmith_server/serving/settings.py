@@ -8,10 +8,10 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
 DEFAULT_HOME = Path("~/.tinsmith")
-_SHARED = ("home", "log_level", "base_models", "checkpoint_root")
+_SHARED = ("home", "log_level", "base_models", "checkpoint_root", "api_keys", "service_key", "insecure")
 """Settings that mean the same in every room that has them: said once for all, at the top of the file or as
 TINSMITH_<KEY>."""
 
@@ -25,6 +25,18 @@ CommaSeparated = Annotated[tuple[str, ...], BeforeValidator(_split)]
 
 ExpandedPath = Annotated[Path, BeforeValidator(lambda value: Path(value).expanduser())]
 """A path that may begin with `~`."""
+
+_SHORTEST_SECRET = 32
+
+
+def _long_enough(secret: SecretStr) -> SecretStr:
+    if 0 < len(secret.get_secret_value()) < _SHORTEST_SECRET:
+        raise ValueError(f"a secret has at least {_SHORTEST_SECRET} characters; `openssl rand -hex 32` makes one")
+    return secret
+
+
+ServiceKey = Annotated[SecretStr, AfterValidator(_long_enough)]
+"""A secret that is long enough not to be guessed, or empty. It is never shown."""
 
 
 class RoomSettings(BaseModel):
@@ -40,6 +52,14 @@ class RoomSettings(BaseModel):
     slow_call_s: float = Field(10.0, gt=0, description="calls that take longer are logged as slow")
     metrics_port: int = Field(0, ge=0, le=65535, description="port of Prometheus metrics; 0: none")
     reflection: bool = Field(True, description="tell clients such as `buf curl` what is served")
+    api_keys: ExpandedPath | None = Field(None, description="TOML file of tenants; with it every call needs a key")
+    service_key: ServiceKey = Field(SecretStr(""), description="secret by which a suite's services know each other")
+    insecure: bool = Field(False, description="serve other machines although there are no API keys")
+    max_calls: int = Field(0, ge=0, description="calls at work at once, shared fairly by tenants; 0: any number")
+
+
+_SECRETS = ("service_key",)
+"""Settings whose values are not shown."""
 
 
 class BadSettings(Exception):
@@ -67,7 +87,8 @@ def load_settings(
 
     The file is TOML: keys at its top are for every room that has them, a table named like a room is for that room. It
     is `config`, else the environment's TINSMITH_CONFIG, else none. The environment names a setting
-    TINSMITH_<ROOM>_<KEY>; TINSMITH_HOME, _LOG_LEVEL, _BASE_MODELS and _CHECKPOINT_ROOT are for every room.
+    TINSMITH_<ROOM>_<KEY>; TINSMITH_HOME, _LOG_LEVEL, _BASE_MODELS, _CHECKPOINT_ROOT, _API_KEYS, _SERVICE_KEY and
+    _INSECURE are for every room.
     """
     values: dict[str, Any] = {}
     origins = dict.fromkeys(kind.model_fields, "default")
@@ -120,4 +141,5 @@ def _near(key: str, kind: type[RoomSettings]) -> str:
 
 def _problem(item: Any, values: Mapping[str, object], origins: Mapping[str, str]) -> str:
     key = str(item["loc"][0]) if item["loc"] else ""
-    return f"{origins.get(key, '')}: {key} = {values.get(key)!r} does not do: {item['msg']}"
+    said = "" if key in _SECRETS else f" = {values.get(key)!r}"
+    return f"{origins.get(key, '')}: {key}{said} does not do: {item['msg']}"

@@ -10,7 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 
 from opentelemetry import context as otel_context
@@ -59,7 +59,8 @@ def server_span(method: str, metadata: Mapping[str, str]) -> Iterator[None]:
         try:
             yield
         finally:
-            _passed_on.reset(token)
+            with suppress(ValueError):  # a stream whose client has gone is closed in another context than it began in
+                _passed_on.reset(token)
         return
     parent = otel_context.attach(extract(metadata))
     try:
@@ -79,7 +80,7 @@ def span(name: str) -> Iterator[None]:
         yield
 
 
-def outgoing_metadata() -> tuple[tuple[str, str], ...]:
+def trace_headers() -> tuple[tuple[str, str], ...]:
     """What to send with a call so that it belongs to the trace of the present one."""
     if not _exporting:
         return _passed_on.get()
@@ -90,7 +91,7 @@ def outgoing_metadata() -> tuple[tuple[str, str], ...]:
 
 def trace_id() -> str:
     """The present trace's id as 32 hexadecimal digits; empty outside of one."""
-    headers = dict(outgoing_metadata())
+    headers = dict(trace_headers())
     parts = headers.get("traceparent", "").split("-")
     return parts[1] if len(parts) == 4 else ""
 
