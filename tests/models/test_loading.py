@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,14 @@ def test_a_loaded_model_is_ready_for_inference(model_directory: Path) -> None:
     assert not model.training
     assert not any(parameter.requires_grad for parameter in model.parameters())
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+def test_models_may_be_loaded_at_the_same_time(model_directory: Path) -> None:
+    """transformers can't: two of its loads in two threads leave the process unable to load any more."""
+    with ThreadPoolExecutor(3) as threads:
+        models = list(threads.map(load_causal_lm, [model_directory] * 6))
+    for model in models:
+        assert all(map(torch.equal, model.parameters(), models[0].parameters()))
 
 
 def test_the_element_type_is_chosen_by_name(model_directory: Path) -> None:

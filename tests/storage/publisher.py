@@ -11,7 +11,7 @@ step = 0
 while True:
     step += 1
     content = step.to_bytes(8, "little") * 20_000
-    for name, overwrite in (("latest", True), (f"{step:06d}-{sys.argv[3]}", False)):
+    for name, overwrite in (("best", True), (f"{step:06d}-{sys.argv[3]}", False)):
         uri = CheckpointUri(model_id="model", kind="training", name=name)
         draft = CheckpointDraft(uri=uri, step=step, base_model="tiny", lora=LoraShape(rank=8, alpha=16.0))
         store.publish(draft, {"a": content, "b": content[::-1]}, durable=sys.argv[2] == "durable", overwrite=overwrite)

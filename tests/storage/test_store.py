@@ -13,7 +13,7 @@ from tinsmith_server.storage import CheckpointStore, CheckpointUri
 
 
 def folder_of(store: CheckpointStore, uri: CheckpointUri) -> Path:
-    return store._root / uri.model_id / uri.kind / uri.name
+    return store._layout.root / uri.model_id / uri.kind / uri.name
 
 
 @pytest.mark.parametrize("durable", [True, False])
@@ -45,7 +45,7 @@ def test_overwriting_replaces_all_of_it(store: CheckpointStore) -> None:
     second = store.publish(draft(step=2), {"adapter_config.json": b"new"}, durable=True, overwrite=True)
     assert store.manifest(first.uri) == second
     assert store.read(second, "adapter_config.json") == b"new"
-    assert len(os.listdir(store._root / "model" / "training")) == 2  # the link and one folder
+    assert len(os.listdir(store._layout.root / "model" / "training")) == 2  # the link and one folder
 
 
 def test_a_reader_of_a_replaced_checkpoint_never_gets_the_other_ones_bytes(store: CheckpointStore) -> None:
@@ -90,7 +90,7 @@ def test_listing_is_by_model_and_oldest_first_and_leaves_out_the_damaged(store: 
         store.publish(draft(name, model=model, kind=kind), FILES, durable=False)
     broken = store.publish(draft("x", model="one"), FILES, durable=False)
     (folder_of(store, broken.uri) / "manifest.json").write_text("{}")
-    (store._root / "a stray file").write_text("")
+    (store._layout.root / "a stray file").write_text("")
     assert [str(item.uri) for item in store.list()] == [
         "tinsmith://one/training/b",
         "tinsmith://one/sampler/a",
@@ -104,7 +104,7 @@ def test_deleting_twice_says_that_there_was_one_and_then_none(store: CheckpointS
     written = store.publish(draft(), FILES, durable=False)
     assert store.delete(written.uri)
     assert not store.delete(written.uri)
-    assert os.listdir(store._root / "model" / "training") == []
+    assert os.listdir(store._layout.root / "model" / "training") == []
 
 
 def test_an_expired_checkpoint_is_gone_and_swept(store: CheckpointStore) -> None:
@@ -121,7 +121,8 @@ def test_an_expired_checkpoint_is_gone_and_swept(store: CheckpointStore) -> None
 def test_life_time_and_publication_can_be_changed(store: CheckpointStore) -> None:
     written = store.publish(draft(), FILES, durable=False)
     later = datetime.now(UTC) + timedelta(days=1)
-    changed = store.update(written.uri, expire_time=later, published=True)
+    store.set_published(written.uri, True)
+    changed = store.set_expire_time(written.uri, later)
     assert (changed.expire_time, changed.published) == (later, True)
     assert store.manifest(written.uri) == changed
     assert store.read(written, "adapter_config.json") == b"{}"
@@ -129,7 +130,7 @@ def test_life_time_and_publication_can_be_changed(store: CheckpointStore) -> Non
 
 def test_what_interrupted_writes_left_is_swept_but_not_what_is_being_written(store: CheckpointStore) -> None:
     written = store.publish(draft(), FILES, durable=False)
-    leftover = folder_of(store, written.uri).with_name(".000002.aaaa")
+    leftover = folder_of(store, written.uri).with_name(f".000002.{'a' * 32}")
     leftover.mkdir()
     assert store.sweep() == 0
     assert store.sweep(unfinished_after_s=-1) == 1
@@ -146,8 +147,8 @@ def test_a_root_that_can_not_be_written_is_named_to_the_operator(tmp_path: Path)
 
 
 def test_what_happens_to_the_folder_later_names_no_path(store: CheckpointStore) -> None:
-    store._root.joinpath("model").write_text("in the way")
+    store._layout.root.joinpath("model").write_text("in the way")
     with pytest.raises(FailedPrecondition) as refused:
         store.publish(draft(), FILES, durable=False)
     assert refused.value.reason == "STORAGE_NOT_WRITABLE"
-    assert str(store._root) not in refused.value.message
+    assert str(store._layout.root) not in refused.value.message

@@ -58,4 +58,15 @@ def test_a_full_disk_is_reported_and_leaves_nothing(store: CheckpointStore) -> N
         signal.signal(signal.SIGXFSZ, before)
     assert store.list() == [kept]
     assert store.read(kept, "adapter_config.json") == b"{}"
-    assert len(list((store._root / "model" / "training").iterdir())) == 2
+    assert len(list((store._layout.root / "model" / "training").iterdir())) == 2
+
+
+def test_what_a_kill_leaves_just_before_the_new_name_is_swept(store: CheckpointStore) -> None:
+    """The new link lies in its folder, where it points nowhere."""
+    kept = store.publish(draft("kept"), FILES, durable=False)
+    folder = store._layout.folder(kept.uri, "0" * 32)
+    folder.mkdir()
+    (folder / ".link").symlink_to(folder.name)
+    assert store.sweep(unfinished_after_s=-1) == 1
+    assert not folder.exists()
+    assert store.list() == [kept]

@@ -8,6 +8,9 @@ from tinsmith_server.models.embedded import EMBEDDED_MODELS, Progress, embedded_
 from tinsmith_server.models.hub import download
 from tinsmith_server.serving.errors import NotFound
 
+EXPORTS = "exports"
+"""Folder of merged models in a home."""
+
 _SEPARATORS = ("/", "\\")
 
 
@@ -36,11 +39,13 @@ def parse_base_models(entries: Sequence[str]) -> Mapping[str, BaseModel]:
     return models
 
 
-def find_directory(model: BaseModel, home: Path, progress: Progress | None = None) -> Path:
+def find_directory(model: BaseModel, home: Path, progress: Progress | None = None, *, weights: bool = True) -> Path:
     """The directory with the model's files, as `transformers` reads them. Blocks; may build or download.
 
-    An embedded model is built at its first use, in about a minute of one core, and kept in <home>/models; processes
-    that ask meanwhile wait for that one build. `progress` hears of the steps of a build, never of a download.
+    A model that ExportModel wrote goes by its name: it is in <home>/exports. An embedded model is built at its first
+    use, in about a minute of one core, and kept in <home>/models; processes that ask meanwhile wait for that one build.
+    `progress` hears of the steps of a build, never of a download. Without `weights` a hub model's configuration and
+    tokenizer are enough.
     NotFound BASE_MODEL_NOT_FOUND when there is no such model; FailedPrecondition or ResourceExhausted when an embedded
     model can't be stored (see `embedded_directory`).
     """
@@ -49,6 +54,9 @@ def find_directory(model: BaseModel, home: Path, progress: Progress | None = Non
     directory = Path(model.location).expanduser()
     if directory.is_dir():
         return directory
+    export = home / EXPORTS / model.location
+    if export.is_dir():
+        return export
     if _is_path(model.location):
         raise NotFound(
             f"base model {model.name!r}: there is no directory {model.location}; setting base_models takes "
@@ -56,7 +64,7 @@ def find_directory(model: BaseModel, home: Path, progress: Progress | None = Non
             reason="BASE_MODEL_NOT_FOUND",
             metadata={"base_model": model.name},
         )
-    return download(model.location, name=model.name)
+    return download(model.location, name=model.name, weights=weights)
 
 
 def _parse(entry: str) -> BaseModel:

@@ -10,12 +10,12 @@ _WEIGHTS = ("*.safetensors",)
 _OLD_WEIGHTS = ("pytorch_model*.bin",)
 
 
-def download(hub_id: str, *, name: str) -> Path:
+def download(hub_id: str, *, name: str, weights: bool = True) -> Path:
     """The directory of a hub model's snapshot, downloaded where it is not there yet. Blocks.
 
-    Only weights and text are fetched, never code. NotFound BASE_MODEL_NOT_FOUND, whose message says what to do, when
-    the hub has no such model, may not show it, or can't be reached; `name` is the model as requests name it. A full
-    disk is told as in `storing`.
+    Only weights, if wanted, and text are fetched, never code. NotFound BASE_MODEL_NOT_FOUND, whose message says what to
+    do, when the hub has no such model, may not show it, or can't be reached; `name` is the model as requests name it. A
+    full disk is told as in `storing`.
     """
     from huggingface_hub import snapshot_download  # slow to import, and only this needs it
     from huggingface_hub.constants import HF_HUB_CACHE
@@ -23,8 +23,9 @@ def download(hub_id: str, *, name: str) -> Path:
 
     try:
         with storing(name, Path(HF_HUB_CACHE), setting="HF_HOME"):
-            directory = Path(snapshot_download(hub_id, allow_patterns=[*_TEXT, *_WEIGHTS]))
-            if not any(directory.glob("*.safetensors")):
+            patterns = [*_TEXT, *(_WEIGHTS if weights else ())]
+            directory = Path(snapshot_download(hub_id, allow_patterns=patterns))
+            if weights and not any(directory.glob("*.safetensors")):
                 snapshot_download(hub_id, allow_patterns=[*_TEXT, *_OLD_WEIGHTS])
     except HFValidationError as error:
         raise _not_found(name, f"{hub_id!r} is neither an embedded model nor a directory nor a hub id") from error

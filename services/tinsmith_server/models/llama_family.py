@@ -38,6 +38,10 @@ class Rotary:
         """[tokens, heads, head_size] -> the same, rotated."""
         return torch.addcmul(x * self.cos, x.roll(x.shape[-1] // 2, -1), self.signed_sin)
 
+    def back(self, x: Tensor) -> Tensor:
+        """The same, rotated the other way; so are gradients taken back."""
+        return torch.addcmul(x * self.cos, x.roll(x.shape[-1] // 2, -1), self.signed_sin, value=-1)
+
 
 class RotaryTable:
     """The factors of a model, from its own rotary module, computed as far as they were needed."""

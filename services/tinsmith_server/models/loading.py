@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from tinsmith_server.serving.errors import FailedPrecondition
@@ -11,6 +12,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _DTYPES = ("float32", "bfloat16", "float16")
+_LOADING = Lock()
+"""transformers loads one model at a time: while it does, modules that any thread makes have no memory."""
 
 
 def load_causal_lm(directory: Path, *, device: str = "cpu", dtype: str = "float32") -> "PreTrainedModel":
@@ -25,7 +28,7 @@ def load_causal_lm(directory: Path, *, device: str = "cpu", dtype: str = "float3
 
     if dtype not in _DTYPES:
         raise _unusable(directory, f"dtype {dtype!r} is none of {', '.join(_DTYPES)}")
-    with _told(directory), _no_progress_bars():
+    with _told(directory), _LOADING, _no_progress_bars():
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             directory, dtype=getattr(torch, dtype), local_files_only=True, output_loading_info=True
         )

@@ -1,6 +1,7 @@
 """File operations that a power failure, a kill or a full disk can't leave half done."""
 
 import errno
+import fcntl
 import os
 import shutil
 import uuid
@@ -31,6 +32,14 @@ def storage_errors() -> Iterator[None]:
                 reason="STORAGE_NOT_WRITABLE",
             ) from error
         raise
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds a lock that one thread of one process has at a time; it goes with its process."""
+    with path.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def write(path: Path, content: bytes, *, durable: bool) -> None:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
+from tinsmith_server.serving.errors import InvalidArgument
 from tinsmith_server.storage.uri import CheckpointUri
 
 _FORMAT = 1
@@ -22,6 +23,8 @@ class LoraShape:
     train_attention: bool = True
     train_mlp: bool = True
     train_unembedding: bool = True
+    target_modules: tuple[str, ...] = ()
+    """Paths of matrices, or endings of paths, that are adapted alone; not empty: the three switches do not count."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,11 +35,6 @@ class CheckpointFile:
     size_bytes: int
     sha256: str
     """64 hexadecimal digits."""
-
-    @classmethod
-    def of(cls, name: str, content: bytes) -> "CheckpointFile":
-        """The entry of a file with this content."""
-        return cls(name=name, size_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,6 +52,8 @@ class CheckpointDraft:
     """Only kept until newer ones replace it."""
     published: bool = False
     """Whether other tenants may read it."""
+    owner: str = ""
+    """The tenant whose it is; empty where no API keys are asked for."""
     user_metadata: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -94,7 +94,7 @@ def decode(content: bytes) -> Manifest:
         if checksum != _checksum({"format": _FORMAT, **fields}):
             raise BadManifest("its own checksum differs")
         return _of_fields(fields)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, InvalidArgument) as error:
         raise BadManifest("it is not a manifest") from error
 
 
@@ -102,12 +102,16 @@ def _of_fields(fields: dict[str, Any]) -> Manifest:
     expire_time = fields["expire_time"]
     fields |= {
         "uri": CheckpointUri.parse(fields["uri"]),
-        "lora": LoraShape(**fields["lora"]),
+        "lora": _lora(fields["lora"]),
         "files": tuple(CheckpointFile(**file) for file in fields["files"]),
         "create_time": datetime.fromisoformat(fields["create_time"]),
         "expire_time": None if expire_time is None else datetime.fromisoformat(expire_time),
     }
     return Manifest(**fields)
+
+
+def _lora(fields: dict[str, Any]) -> LoraShape:
+    return LoraShape(**{**fields, "target_modules": tuple(fields.get("target_modules", ()))})
 
 
 def _checksum(fields: Mapping[str, object]) -> str:

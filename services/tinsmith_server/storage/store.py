@@ -1,57 +1,58 @@
-"""Checkpoints as files.
+"""Checkpoints as files; `layout.py` says where.
 
-    <root>/<model id>/<kind>/<name>               a symbolic link: what is published
-    <root>/<model id>/<kind>/.<name>.<version>/   what it points to: manifest.json and the files, never changed
-
-A checkpoint is written into a hidden folder of its own; making the link, or moving a new link over the old one,
-publishes it at one instant. A process killed anywhere leaves the old checkpoint or the new one, and at most a hidden
+A checkpoint is written into a hidden folder of its own; moving a link to its name, over an old one or none, publishes
+it at one instant. A process killed anywhere leaves the old checkpoint or the new one, and at most a hidden
 folder that no link points to, which `sweep` removes. A published checkpoint is an ordinary PEFT folder.
 """
 
-import hashlib
 import logging
 import os
-import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import fields, replace
-from datetime import UTC, datetime
+from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tinsmith_server.serving.errors import AlreadyExists, DataLoss, FailedPrecondition, NotFound
+from tinsmith_server.serving import visible_owner
+from tinsmith_server.serving.errors import AlreadyExists, DataLoss, FailedPrecondition, NotFound, ServiceError
 from tinsmith_server.storage import files as disk
-from tinsmith_server.storage.manifest import (
-    BadManifest,
-    CheckpointDraft,
-    CheckpointFile,
-    Manifest,
-    decode,
-    encode,
-)
-from tinsmith_server.storage.uri import SAMPLER, TRAINING, CheckpointUri
+from tinsmith_server.storage import reading
+from tinsmith_server.storage.errors import exists, not_found, reserved
+from tinsmith_server.storage.layout import MANIFEST, Layout
+from tinsmith_server.storage.lifetime import Clock, LifeTimes, remove_unlinked, utc_now
+from tinsmith_server.storage.manifest import CheckpointDraft, Manifest, encode
+from tinsmith_server.storage.staging import Staging
+from tinsmith_server.storage.uri import CheckpointUri
 
-_MANIFEST = "manifest.json"
 _log = logging.getLogger(__name__)
 
 
 class CheckpointStore:
     """Checkpoints below one folder, which several processes may share. All methods block."""
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
+    def __init__(self, root: Path, *, clock: Clock = utc_now, viewer: Callable[[], str | None] = visible_owner) -> None:
+        """`viewer` says which tenant's checkpoints may be seen and touched at the moment; None is everybody's. What
+        others have published may be seen."""
+        self._layout = Layout(root)
+        self._viewer = viewer
+        self._clock = clock
+        self._lifetimes = LifeTimes(self._layout, clock)
 
     def prepare(self) -> None:
         """Makes the root. FailedPrecondition with reason STORAGE_NOT_WRITABLE when nothing can be written there; the
         message is for the operator of this process and names the path."""
-        probe = self._root / f".probe.{uuid.uuid4().hex}"
+        root = self._layout.root
+        probe = root / f".probe.{uuid.uuid4().hex}"
         try:
-            self._root.mkdir(parents=True, exist_ok=True)
+            root.mkdir(parents=True, exist_ok=True)
             probe.mkdir()
             probe.rmdir()
         except OSError as error:
             raise FailedPrecondition(
-                f"can't keep checkpoints in {self._root}: {error.strerror}; make it writable or choose another folder "
+                f"can't keep checkpoints in {root}: {error.strerror}; make it writable or choose another folder "
                 "with setting checkpoint_root",
                 reason="STORAGE_NOT_WRITABLE",
             ) from error
@@ -59,66 +60,75 @@ class CheckpointStore:
     def publish(
         self, draft: CheckpointDraft, files: Mapping[str, bytes], *, durable: bool, overwrite: bool = False
     ) -> Manifest:
-        """Stores a checkpoint. With `durable` it survives a power failure once this returns.
+        """Stores a checkpoint. With `durable` it survives a power failure once this returns. Errors as `stage`."""
+        with self._staged(draft.uri, durable=durable, overwrite=overwrite) as staging:
+            for name, content in files.items():
+                staging.add(name, [content])
+            return self.commit(staging, draft, overwrite=overwrite)
 
-        Raises AlreadyExists with reason CHECKPOINT_EXISTS (unless `overwrite`), ResourceExhausted with reason
-        STORAGE_FULL; nothing is left of it then.
+    def stage(self, uri: CheckpointUri, *, durable: bool, overwrite: bool = False) -> Staging:
+        """Begins to write a checkpoint: the caller fills what this returns, then calls `commit`, or discards it.
+
+        Raises AlreadyExists with reason CHECKPOINT_EXISTS (unless `overwrite`), InvalidArgument with reason
+        RESERVED_NAME, ResourceExhausted with reason STORAGE_FULL, FailedPrecondition with reason STORAGE_NOT_WRITABLE.
         """
+        if uri.is_latest:
+            raise reserved()
+        self._refuse_if_taken(uri, overwrite=overwrite)
+        version = uuid.uuid4().hex
+        return Staging(self._layout.folder(uri, version), version=version, durable=durable)
+
+    def commit(self, staging: Staging, draft: CheckpointDraft, *, overwrite: bool = False) -> Manifest:
+        """Publishes what was staged for the draft's URI. Errors as `stage`; nothing is published then."""
         manifest = Manifest(
-            **_fields(draft),
-            files=tuple(CheckpointFile.of(name, content) for name, content in files.items()),
-            create_time=datetime.now(UTC),
-            version=uuid.uuid4().hex,
+            **_fields(draft) | {"owner": self._viewer() or draft.owner},
+            files=tuple(staging.files),
+            create_time=self._clock(),
+            version=staging.version,
         )
         with disk.storage_errors():
-            if not overwrite:
-                self._refuse_if_taken(draft.uri)
-            folder = self._folder(manifest)
-            try:
-                _fill(folder, manifest, files, durable=durable)
-                replaced = self._link(folder, draft.uri, overwrite=overwrite)
-            except BaseException:
-                disk.remove_folder(folder)
-                raise
-            if durable:
+            with staging.publishing:
+                if staging.is_discarded:
+                    raise not_found(draft.uri)
+                disk.write(staging.folder / MANIFEST, encode(manifest), durable=staging.durable)
+                if staging.durable:
+                    disk.sync_folder(staging.folder)
+                replaced = self._link(staging.folder, draft.uri, overwrite=overwrite)
+                staging.is_published = True
+            if staging.durable:
                 self._sync_names(draft.uri)
-            if replaced is not None:
-                disk.remove_folder(replaced)
+            self._remove_version(draft.uri, replaced)
         return manifest
 
     def manifest(self, uri: CheckpointUri) -> Manifest:
         """What is stored under a URI. NotFound with reason CHECKPOINT_NOT_FOUND when nothing is, or its time is over;
         DataLoss with reason CHECKPOINT_CORRUPT when the manifest is damaged."""
-        manifest = self._read_manifest(self._link_of(uri) / _MANIFEST, uri)
-        if manifest.expire_time is not None and manifest.expire_time <= datetime.now(UTC):
-            raise _not_found(uri)
+        try:
+            manifest = self._layout.manifest(uri)
+        except DataLoss:
+            if self._is_foreign(uri.model_id):
+                raise not_found(uri) from None
+            raise
+        may_see = manifest.published or self._viewer() in (None, manifest.owner)
+        if self._lifetimes.is_over(manifest) or not may_see:
+            raise not_found(uri)
         return manifest
 
     def read(self, manifest: Manifest, file_name: str) -> bytes:
-        """A file's content, verified.
+        """A file's content, verified. Errors as `pieces`."""
+        return b"".join(self.pieces(manifest, file_name))
+
+    def pieces(self, manifest: Manifest, file_name: str) -> Generator[bytes, None, None]:
+        """A file's content in pieces of PIECE_BYTES; whoever has taken the last one knows that it is whole.
 
         NotFound with reason CHECKPOINT_NOT_FOUND when the checkpoint was deleted or replaced since its manifest was
-        read; DataLoss with reason CHECKPOINT_CORRUPT when size or checksum differ.
+        read; DataLoss with reason CHECKPOINT_CORRUPT when there is no such file or size or checksum differ.
         """
-        listed = {file.name: file for file in manifest.files}
-        if file_name not in listed:
-            raise DataLoss(
-                f"{manifest.uri} has no {file_name}; it holds {', '.join(listed) or 'nothing'}",
-                reason="CHECKPOINT_CORRUPT",
-                metadata={"uri": str(manifest.uri), "file": file_name},
-            )
-        folder = self._folder(manifest)
-        try:
-            content = (folder / file_name).read_bytes()
-        except FileNotFoundError:
-            if not folder.exists():
-                raise _not_found(manifest.uri) from None
-            raise _corrupt(manifest.uri, file_name, "is missing") from None
-        if len(content) != listed[file_name].size_bytes:
-            raise _corrupt(manifest.uri, file_name, f"has {len(content)} bytes, not {listed[file_name].size_bytes}")
-        if hashlib.sha256(content).hexdigest() != listed[file_name].sha256:
-            raise _corrupt(manifest.uri, file_name, "is not what was written (its SHA-256 differs)")
-        return content
+        return reading.pieces(self.path(manifest, file_name), manifest, file_name)
+
+    def path(self, manifest: Manifest, file_name: str) -> Path:
+        """Where a file lies, for readers that need it in place; it may go at any time."""
+        return self._layout.folder(manifest.uri, manifest.version) / file_name
 
     def list(self, *, model_id: str = "", kind: str = "") -> list[Manifest]:
         """Checkpoints by model, oldest first within one. Damaged ones are left out and logged; `manifest` tells of
@@ -126,7 +136,7 @@ class CheckpointStore:
         if model_id and not CheckpointUri.fits(model_id=model_id, name="any"):
             return []
         found = []
-        for uri in self._uris(model_id, kind):
+        for uri in self._layout.uris(model_id, kind):
             try:
                 found.append(self.manifest(uri))
             except NotFound:
@@ -135,102 +145,147 @@ class CheckpointStore:
                 _log.warning("left out of a listing: %s", error.message)
         return sorted(found, key=lambda item: (item.uri.model_id, item.create_time, item.uri.kind, item.uri.name))
 
-    def update(self, uri: CheckpointUri, *, expire_time: datetime | None, published: bool) -> Manifest:
-        """Changes what may change of a checkpoint. Errors as `manifest`."""
-        manifest = replace(self.manifest(uri), expire_time=expire_time, published=published)
-        with disk.storage_errors():
-            disk.replace(self._folder(manifest) / _MANIFEST, encode(manifest))
-        return manifest
+    def newest_first(self, model_id: str, kind: str) -> Sequence[CheckpointUri]:
+        """What is stored of a model and kind, damaged or not."""
+        return self._layout.newest_first(model_id, kind)
+
+    def set_expire_time(self, uri: CheckpointUri, expire_time: datetime | None) -> Manifest:
+        """Says when a checkpoint is to be deleted; None keeps it. Errors as `manifest`."""
+        return self._change(uri, expire_time=expire_time)
+
+    def set_published(self, uri: CheckpointUri, published: bool) -> Manifest:
+        """Says whether other tenants may read a checkpoint. Errors as `manifest`."""
+        return self._change(uri, published=published)
 
     def copy(self, source: CheckpointUri, target: CheckpointUri) -> Manifest:
-        """Publishes a verified copy that is kept, whatever the life time of the source. Errors as `manifest`, `read`
-        and `publish`."""
+        """Publishes a verified copy that is kept, whatever the life time of the source; a copy that is there already is
+        the answer. Errors as `manifest`, `pieces` and `stage`."""
         manifest = self.manifest(source)
-        files = {file.name: self.read(manifest, file.name) for file in manifest.files}
-        draft = replace(_draft(manifest), uri=target, expire_time=None, ephemeral=False, published=False)
-        return self.publish(draft, files, durable=True)
-
-    def delete(self, uri: CheckpointUri) -> bool:
-        """Deletes a checkpoint; False when there was none."""
-        link = self._link_of(uri)
         try:
-            target = os.readlink(link)
+            with self._staged(target, durable=True, overwrite=False) as staging:
+                for file in manifest.files:
+                    staging.add(file.name, self.pieces(manifest, file.name))
+                draft = replace(_draft(manifest), uri=target, expire_time=None, ephemeral=False, published=False)
+                return self.commit(staging, draft)
+        except AlreadyExists as taken:
+            try:
+                there = self.manifest(target)
+            except NotFound:  # another tenant's, or gone by now
+                raise taken from None
+            if (there.files, there.step, there.base_model) != (manifest.files, manifest.step, manifest.base_model):
+                raise
+            return there
+
+    def delete(self, uri: CheckpointUri, *, version: str = "") -> bool:
+        """Deletes a checkpoint, if a version is given only that one; False when there was none."""
+        if self._is_foreign(uri.model_id):
+            return False
+        return self._take_away(uri, lambda: not version or self._layout.manifest(uri).version == version)
+
+    def mark_live(self, model_ids: Iterable[str]) -> None:
+        """Says that a trainer keeps these models, for the next minutes; see `lifetime.py`."""
+        self._lifetimes.mark_live(model_ids)
+
+    def forget_live(self, model_id: str) -> None:
+        """Says that this model is kept no more."""
+        self._lifetimes.forget_live(model_id)
+
+    def sweep(self, *, unfinished_after_s: float = 600.0) -> int:
+        """Removes checkpoints whose time is over, and what interrupted writes left behind if nobody touched it for
+        `unfinished_after_s`. Returns how many folders went."""
+        removed = 0
+        for uri in self._layout.uris():
+            try:
+                removed += self._is_over(uri) and self._take_away(uri, partial(self._is_over, uri))
+            except (ServiceError, OSError):
+                _log.warning("could not remove %s, whose time is over", uri, exc_info=True)
+        for folder in self._layout.kind_folders():
+            removed += remove_unlinked(folder, untouched_for_s=unfinished_after_s, changing=self._changing)
+        return removed
+
+    def _is_over(self, uri: CheckpointUri) -> bool:
+        """What can't be read is kept for whoever wants to save what can be saved."""
+        try:
+            return self._lifetimes.is_over(self._layout.manifest(uri))
+        except (NotFound, DataLoss):
+            return False
+
+    def _change(self, uri: CheckpointUri, **changes: Any) -> Manifest:
+        with disk.storage_errors(), self._changing():
+            manifest = replace(self.manifest(uri), **changes)
+            if self._is_foreign(uri.model_id):
+                raise not_found(uri)
+            disk.replace(self.path(manifest, MANIFEST), encode(manifest))
+        return manifest
+
+    def _take_away(self, uri: CheckpointUri, is_wanted: Callable[[], bool]) -> bool:
+        """Removes a checkpoint, if it is there and wanted at that instant."""
+        link = self._layout.link(uri)
+        try:
             with disk.storage_errors():
-                link.unlink()
-                disk.remove_folder(link.parent / target)
+                with self._changing():
+                    if not is_wanted():
+                        return False
+                    version = os.readlink(link)
+                    link.unlink()
+                self._remove_version(uri, version)
         except FileNotFoundError:
             return False
         return True
 
-    def sweep(self, *, unfinished_after_s: float = 3600.0) -> int:
-        """Removes expired checkpoints, and what interrupted writes left behind if nobody touched it for
-        `unfinished_after_s`. Returns how many folders went."""
-        now = datetime.now(UTC)
-        removed = 0
-        for uri in self._uris():
+    def _changing(self) -> AbstractContextManager[None]:
+        """Around what reads names or manifests and changes them: nobody else changes any meanwhile."""
+        return disk.locked(self._layout.root / ".lock")
+
+    def _refuse_if_taken(self, uri: CheckpointUri, *, overwrite: bool) -> None:
+        link = self._layout.link(uri)
+        is_taken = os.path.lexists(link) and not self._is_over(uri) and (link.exists() or not link.is_symlink())
+        if self._is_foreign(uri.model_id) or (is_taken and not overwrite):
+            raise exists(uri)
+
+    def _is_foreign(self, model_id: str) -> bool:
+        """Whether the checkpoints of this model are another tenant's: all are whose one is that can be read."""
+        viewer = self._viewer()
+        if viewer is None:
+            return False
+        for uri in self._layout.uris(model_id, ""):
             try:
-                manifest = self._read_manifest(self._link_of(uri) / _MANIFEST, uri)
+                return self._layout.manifest(uri).owner != viewer
             except (NotFound, DataLoss):
-                continue  # what can't be read is kept for whoever wants to save what can be saved
-            if manifest.expire_time is not None and manifest.expire_time <= now:
-                removed += self.delete(uri)
-        for folder in self._kind_folders():
-            removed += _remove_unlinked(folder, older_than=time.time() - unfinished_after_s)
-        return removed
+                continue
+        return False
 
-    def _link_of(self, uri: CheckpointUri) -> Path:
-        return self._root / uri.model_id / uri.kind / uri.name
+    @contextmanager
+    def _staged(self, uri: CheckpointUri, *, durable: bool, overwrite: bool) -> Iterator[Staging]:
+        """`stage`, and nothing is left of it after an error."""
+        staging = self.stage(uri, durable=durable, overwrite=overwrite)
+        try:
+            yield staging
+        except BaseException:
+            staging.discard()
+            raise
 
-    def _folder(self, manifest: Manifest) -> Path:
-        return self._link_of(manifest.uri).with_name(f".{manifest.uri.name}.{manifest.version}")
-
-    def _refuse_if_taken(self, uri: CheckpointUri) -> None:
-        if self._link_of(uri).is_symlink():
-            raise _exists(uri)
-
-    def _link(self, folder: Path, uri: CheckpointUri, *, overwrite: bool) -> Path | None:
-        """Publishes a filled folder; returns the one that it took the place of."""
-        link = self._link_of(uri)
-        if not overwrite:
-            try:
-                link.symlink_to(folder.name)
-            except FileExistsError:
-                raise _exists(uri) from None
-            return None
-        before = link.parent / os.readlink(link) if link.is_symlink() else None
-        fresh = folder / ".link"
-        fresh.symlink_to(folder.name)
-        fresh.rename(link)
+    def _link(self, folder: Path, uri: CheckpointUri, *, overwrite: bool) -> str:
+        """Publishes a filled folder; returns what the link named before, empty when there was none."""
+        link = self._layout.link(uri)
+        with self._changing():
+            self._refuse_if_taken(uri, overwrite=overwrite)
+            before = os.readlink(link) if link.is_symlink() else ""
+            fresh = folder / ".link"
+            fresh.symlink_to(folder.name)
+            fresh.rename(link)
         return before
+
+    def _remove_version(self, uri: CheckpointUri, target: str) -> None:
+        """Removes what a link named, unless it lies elsewhere: then somebody else put it there."""
+        if target.startswith(f".{uri.name}.") and os.sep not in target:
+            disk.remove_folder(self._layout.link(uri).with_name(target))
 
     def _sync_names(self, uri: CheckpointUri) -> None:
         """Makes the link durable, and the folders above it, which an ephemeral checkpoint may have made before."""
-        for place in (self._link_of(uri).parent, self._root / uri.model_id, self._root):
+        root = self._layout.root
+        for place in (root / uri.model_id / uri.kind, root / uri.model_id, root):
             disk.sync_folder(place)
-
-    def _read_manifest(self, path: Path, uri: CheckpointUri) -> Manifest:
-        try:
-            manifest = decode(path.read_bytes())
-        except FileNotFoundError:
-            if not path.parent.exists():
-                raise _not_found(uri) from None
-            raise _corrupt(uri, _MANIFEST, "is missing") from None
-        except BadManifest as error:
-            raise _corrupt(uri, _MANIFEST, f"can't be used: {error}") from error
-        if manifest.uri != uri:
-            raise _corrupt(uri, _MANIFEST, "belongs to another checkpoint")
-        return manifest
-
-    def _kind_folders(self, model_id: str = "", kind: str = "") -> Iterator[Path]:
-        for model in [model_id] if model_id else _names(self._root):
-            yield from (self._root / model / each for each in ([kind] if kind else [TRAINING, SAMPLER]))
-
-    def _uris(self, model_id: str = "", kind: str = "") -> Iterator[CheckpointUri]:
-        for folder in self._kind_folders(model_id, kind):
-            model = folder.parent.name
-            for name in _names(folder):
-                if CheckpointUri.fits(model_id=model, name=name):
-                    yield CheckpointUri(model_id=model, kind=folder.name, name=name)
 
 
 def _fields(draft: CheckpointDraft) -> dict[str, Any]:
@@ -239,74 +294,3 @@ def _fields(draft: CheckpointDraft) -> dict[str, Any]:
 
 def _draft(manifest: Manifest) -> CheckpointDraft:
     return CheckpointDraft(**_fields(manifest))
-
-
-def _fill(folder: Path, manifest: Manifest, files: Mapping[str, bytes], *, durable: bool) -> None:
-    folder.mkdir(parents=True)
-    for name, content in files.items():
-        disk.write(folder / name, content, durable=durable)
-    disk.write(folder / _MANIFEST, encode(manifest), durable=durable)
-    if durable:
-        disk.sync_folder(folder)
-
-
-def _names(folder: Path) -> list[str]:
-    """What is visible in a folder, sorted; nothing when there is no such folder."""
-    try:
-        return sorted(name for name in os.listdir(folder) if not name.startswith("."))
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-
-
-def _remove_unlinked(folder: Path, *, older_than: float) -> int:
-    """Removes hidden folders that no link points to and that were last changed before `older_than`."""
-    removed = 0
-    try:
-        hidden = [entry for entry in os.scandir(folder) if entry.name.startswith(".") and entry.is_dir()]
-    except FileNotFoundError:
-        return 0
-    for entry in hidden:
-        name = entry.name[1:].rpartition(".")[0]
-        linked = _target(folder / name) == entry.name
-        if not linked and _changed(Path(entry.path)) < older_than:
-            disk.remove_folder(Path(entry.path))
-            removed += 1
-    return removed
-
-
-def _target(link: Path) -> str | None:
-    try:
-        return os.readlink(link)
-    except FileNotFoundError:
-        return None
-
-
-def _changed(folder: Path) -> float:
-    try:
-        return folder.stat().st_mtime
-    except FileNotFoundError:
-        return float("inf")
-
-
-def _exists(uri: CheckpointUri) -> AlreadyExists:
-    return AlreadyExists(
-        f"there is a checkpoint {uri}; choose another name or overwrite it",
-        reason="CHECKPOINT_EXISTS",
-        metadata={"uri": str(uri)},
-    )
-
-
-def _not_found(uri: CheckpointUri) -> NotFound:
-    return NotFound(
-        f"there is no checkpoint {uri}; it was never saved, or deleted since",
-        reason="CHECKPOINT_NOT_FOUND",
-        metadata={"uri": str(uri)},
-    )
-
-
-def _corrupt(uri: CheckpointUri, file_name: str, what: str) -> DataLoss:
-    return DataLoss(
-        f"{uri} is damaged: {file_name} {what}; use an older checkpoint",
-        reason="CHECKPOINT_CORRUPT",
-        metadata={"uri": str(uri), "file": file_name},
-    )

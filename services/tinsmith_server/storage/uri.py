@@ -15,6 +15,9 @@ TRAINING = "training"
 SAMPLER = "sampler"
 """Kind of a checkpoint with the adapter alone."""
 
+LATEST = "latest"
+"""In place of a name: the newest checkpoint of its model and kind that is whole. No checkpoint has this name."""
+
 _MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _SCHEME = "tinsmith://"
@@ -33,6 +36,11 @@ class CheckpointUri:
     def __post_init__(self) -> None:
         if not self.fits(model_id=self.model_id, name=self.name) or self.kind not in (TRAINING, SAMPLER):
             raise _bad(str(self))
+
+    @property
+    def is_latest(self) -> bool:
+        """Whether it stands for whichever checkpoint is the newest whole one."""
+        return self.name == LATEST
 
     @staticmethod
     def fits(*, model_id: str, name: str) -> bool:
