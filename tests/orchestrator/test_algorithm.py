@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tinsmith.types.v1 import StopCondition
+from tinsmith_server.orchestrator.numerics import group_advantages, is_constant
 from tinsmith_server.orchestrator.peers import Answers, EpisodeGroups, Format, Outcomes, Prompts, Said
 from tinsmith_server.orchestrator.ragged import Ragged, offsets_of
 from tinsmith_server.orchestrator.recipes.assemble import assemble
-from tinsmith_server.orchestrator.recipes.group_advantages import group_advantages, is_constant
 from tinsmith_server.orchestrator.recipes.metrics import drift, entropy, over_batches, reduced, rollout_metrics
 from tinsmith_server.orchestrator.recipes.rollout import Asked, Rollout
 from tinsmith_server.orchestrator.recipes.seeds import derived_seed, group_seeds

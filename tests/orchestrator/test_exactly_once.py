@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.orchestrator.support import Bench, bench, states
 from tinsmith.orchestrator.v1 import CancelRunRequest, ResumeRunRequest, Run, RunState
-from tinsmith_server.serving.errors import DeadlineExceeded, Internal
+from tinsmith_server.serving.errors import DataLoss, DeadlineExceeded, Internal
 
 COMPLETED = RunState.RUN_STATE_COMPLETED
 
@@ -122,6 +122,23 @@ async def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before_and_says
     assert notices[-1] == "goes on from step 2"
     ended = await orchestra.get(damaged.run_id)
     assert (ended.state, orchestra.adapter(ended)) == (COMPLETED, undisturbed)
+
+
+@pytest.mark.parametrize("reason", ["WEIGHTS_NOT_FINITE", "CHECKPOINT_CORRUPT"])
+async def test_a_checkpoint_that_the_trainer_calls_bad_is_gone_past(
+    orchestra: Bench, undisturbed: str, reason: str
+) -> None:
+    """R-01"""
+    faults = orchestra.fakes.faults
+    faults.errors = {"bad": DataLoss("it is bad", reason=reason)}
+    faults.planned = {("OptimStep", 5): "crash", ("CreateModel", 2): "bad"}
+    run = await orchestra.start()
+    events = await orchestra.events(run.run_id)
+    notices = [event.notice.message for event in events if event.HasField("notice")]
+    assert any("step 4 can't be used" in notice and reason in notice for notice in notices)
+    recovered = next(event.recovered for event in events if event.HasField("recovered"))
+    assert recovered.from_step == 2
+    assert orchestra.adapter(await orchestra.get(run.run_id)) == undisturbed
 
 
 async def _interrupted_after(orchestra: Bench, step: int) -> Run:

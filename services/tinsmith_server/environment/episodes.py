@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tinsmith_server.environment.family import Family, Observation, Start
+from tinsmith_server.serving import visible_owner
 from tinsmith_server.serving.errors import NotFound, ResourceExhausted
 
 
@@ -33,13 +34,15 @@ class Episode:
     max_steps: int
     idle_timeout_s: float
     last_used: float
+    owner: str = ""
+    """The tenant whose it is; empty where no API keys are asked for."""
     steps: int = 0
     acting: "asyncio.Future[None] | None" = None
     """Set while a call acts in it; done when that call lets it go."""
 
 
 class Episodes:
-    """The table of episodes, by id."""
+    """The table of episodes, by id. Those of other tenants are not there for the present caller."""
 
     def __init__(self, *, max_episodes: int, idle_timeout_s: float, done_timeout_s: float) -> None:
         self._max_episodes = max_episodes
@@ -69,6 +72,7 @@ class Episodes:
         # Ids of a process that has ended must never name an episode of the next one.
         prefix, now, number = secrets.token_hex(8), time.monotonic(), 0
         idle_timeout_s = self._idle_timeout_s if limits.idle_timeout_s is None else limits.idle_timeout_s
+        owner = visible_owner() or ""
         groups = []
         for start in starts:
             ids = [f"{prefix}-{number + place}" for place in range(len(start.states))]
@@ -81,6 +85,7 @@ class Episodes:
                     max_steps=limits.max_steps,
                     idle_timeout_s=idle_timeout_s,
                     last_used=now,
+                    owner=owner,
                 )
             number += len(ids)
             groups.append(ids)
@@ -92,7 +97,7 @@ class Episodes:
         if episode is not None and self._is_old(episode, time.monotonic()):
             del self._by_id[episode_id]
             return None
-        return episode
+        return episode if episode is not None and visible_owner() in (None, episode.owner) else None
 
     def observe(self, episode_id: str) -> Observation | None:
         """What the seat to move sees; None when the episode is over. NotFound with reason EPISODE_NOT_FOUND."""
@@ -125,7 +130,9 @@ class Episodes:
 
     def close(self, episode_ids: Iterable[str]) -> int:
         """Frees episodes; how many of them were not over."""
-        freed = [self._by_id.pop(episode_id) for episode_id in set(episode_ids) if episode_id in self._by_id]
+        freed = list(self._known(set(episode_ids)))
+        for episode in freed:
+            del self._by_id[episode.id]
         return sum(episode.observation is not None for episode in freed)
 
     def expire(self) -> None:
@@ -144,7 +151,9 @@ class Episodes:
         return now - episode.last_used > limit_s
 
     def _known(self, episode_ids: Iterable[str]) -> Iterator[Episode]:
-        return (self._by_id[episode_id] for episode_id in episode_ids if episode_id in self._by_id)
+        viewer = visible_owner()
+        found = (self._by_id[episode_id] for episode_id in episode_ids if episode_id in self._by_id)
+        return (episode for episode in found if viewer in (None, episode.owner))
 
 
 def not_found_message(episode_id: str) -> str:

@@ -13,6 +13,7 @@ from tinsmith_server.environment.episodes import Episodes
 from tinsmith_server.environment.family import Family
 from tinsmith_server.environment.once import AnswersOnce
 from tinsmith_server.environment.stepping import step
+from tinsmith_server.serving import visible_owner
 from tinsmith_server.serving.errors import NotFound
 from tinsmith_server.serving.paging import page
 
@@ -48,10 +49,10 @@ class EnvironmentService(pb_grpc.EnvironmentServiceServicer):
         )
 
     async def CreateEpisodes(self, request: pb.CreateEpisodesRequest, context: "Context") -> pb.CreateEpisodesResponse:
-        return await self._creations.answer(request.request_id, lambda: self._create(request))
+        return await self._creations.answer(_of_caller(request.request_id), lambda: self._create(request))
 
     async def Step(self, request: pb.StepRequest, context: "Context") -> pb.StepResponse:
-        return await self._steps.answer(request.request_id, lambda: self._step(request))
+        return await self._steps.answer(_of_caller(request.request_id), lambda: self._step(request))
 
     async def Play(
         self, request_iterator: AsyncIterator[pb.PlayRequest], context: "Context"
@@ -99,3 +100,8 @@ class EnvironmentService(pb_grpc.EnvironmentServiceServicer):
                 metadata={"environment": spec.named.name},
             )
         raise not_served(field)
+
+
+def _of_caller(request_id: str) -> str:
+    """The key under which a repeat finds the first answer, of the same tenant; empty when the caller gave no id."""
+    return f"{visible_owner() or ''} {request_id}" if request_id else ""

@@ -28,7 +28,9 @@ from tinsmith_server.orchestrator.peers import CallFailed, FreshModel, LoadedMod
 from tinsmith_server.orchestrator.store import RunChange, Runs, SavedCheckpoint
 
 _NAMESPACE = UUID("6a0f6d0e-1f0c-5d0b-9b0e-7a5f1c3f2d11")
-_CHECKPOINT_IS_BAD = frozenset({"CHECKPOINT_CORRUPT", "CHECKPOINT_NOT_FOUND"})
+_CHECKPOINT_IS_BAD = frozenset(
+    {"CHECKPOINT_CORRUPT", "CHECKPOINT_NOT_FOUND", "WEIGHTS_NOT_FINITE", "NO_GOOD_CHECKPOINT"}
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,6 +1,6 @@
 """Rows of different lengths in one buffer."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,3 +54,16 @@ def joined(first: Ragged, second: Ragged) -> Ragged:
 def places(offsets: NDArray[np.int64], starts: NDArray[np.int64]) -> NDArray[np.int64]:
     """Where the elements of rows with these boundaries lie in a buffer in which row i begins at starts[i]."""
     return np.repeat(starts - offsets[:-1], np.diff(offsets)) + np.arange(offsets[-1])
+
+
+def by_length(offsets: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """Each length above 0 that rows with these boundaries have, with the numbers of those rows, rising.
+
+    For what can be done with many rows at once only where they are equally long: a batch has many rows but few lengths.
+    """
+    lengths = np.diff(offsets)
+    order = np.argsort(lengths, kind="stable")
+    distinct, firsts = np.unique(lengths[order], return_index=True)
+    for length, rows in zip(distinct.tolist(), np.split(order, firsts)[1:], strict=True):
+        if length:
+            yield length, rows

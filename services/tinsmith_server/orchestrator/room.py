@@ -8,9 +8,11 @@ import grpc.aio
 
 from tinsmith import Addresses
 from tinsmith.aio import Suite
+from tinsmith.numerics.v1 import add_NumericsServiceServicer_to_server
 from tinsmith.orchestrator.v1 import add_OrchestratorServiceServicer_to_server
 from tinsmith_server.orchestrator.directory import KINDS, Directory
 from tinsmith_server.orchestrator.driving import Driver, Supervisor
+from tinsmith_server.orchestrator.numerics_service import NumericsService
 from tinsmith_server.orchestrator.service import OrchestratorService
 from tinsmith_server.orchestrator.settings import OrchestratorSettings
 from tinsmith_server.orchestrator.starting import Starter
@@ -41,6 +43,7 @@ class OrchestratorRoom:
 
     def register(self, server: grpc.aio.Server) -> None:
         add_OrchestratorServiceServicer_to_server(self._service, server)
+        add_NumericsServiceServicer_to_server(NumericsService(), server)
 
     async def start(self) -> None:
         """Migrates the database and takes up the runs that nobody drives."""
@@ -57,6 +60,6 @@ ROOM = RoomDefinition(
     name="orchestrator",
     default_port=50056,
     settings=OrchestratorSettings,
-    services=("tinsmith.orchestrator.v1.OrchestratorService",),
+    services=("tinsmith.orchestrator.v1.OrchestratorService", "tinsmith.numerics.v1.NumericsService"),
     open=OrchestratorRoom,
 )

@@ -15,7 +15,7 @@ from tinsmith_server.orchestrator.recipes import recipe_info
 from tinsmith_server.orchestrator.starting import Starter, WantedRun
 from tinsmith_server.orchestrator.store import Registry, RunFilter, Runs
 from tinsmith_server.orchestrator.watching import watch
-from tinsmith_server.serving import checks_request
+from tinsmith_server.serving import checks_request, visible_owner
 from tinsmith_server.serving.errors import Unimplemented
 from tinsmith_server.serving.validation import validate
 
@@ -53,31 +53,36 @@ class OrchestratorService(pb_grpc.OrchestratorServiceServicer):
             overrides=dict(request.overrides),
             display_name=request.display_name,
             labels=dict(request.labels),
+            tenant=visible_owner() or "",
         )
         run = await self._starter.start(wanted, dry_run=request.dry_run)
         self._supervisor.nudge()
         return pb.StartRunResponse(run=run)
 
     async def GetRun(self, request: pb.GetRunRequest, context: "Context") -> pb.GetRunResponse:
+        await self._runs.check_owner(request.run_id, visible_owner())
         return pb.GetRunResponse(run=await self._runs.get(request.run_id))
 
     async def ListRuns(self, request: pb.ListRunsRequest, context: "Context") -> pb.ListRunsResponse:
-        wanted = RunFilter(state=request.state, recipe=request.recipe)
+        wanted = RunFilter(state=request.state, recipe=request.recipe, tenant=visible_owner())
         runs, token = await self._runs.list_page(wanted, request.page_size, request.page_token)
         return pb.ListRunsResponse(runs=runs, next_page_token=token)
 
     async def WatchRun(self, request: pb.WatchRunRequest, context: "Context") -> AsyncIterator[pb.WatchRunResponse]:
+        await self._runs.check_owner(request.run_id, visible_owner())
         messages = watch(self._runs, request.run_id, request.after_seq, self._watch_heartbeat_s)
         async with aclosing(messages):
             async for message in messages:
                 yield message
 
     async def CancelRun(self, request: pb.CancelRunRequest, context: "Context") -> pb.CancelRunResponse:
+        await self._runs.check_owner(request.run_id, visible_owner())
         run = await self._runs.request_cancel(request.run_id)
         self._supervisor.cancel(request.run_id)
         return pb.CancelRunResponse(run=run)
 
     async def ResumeRun(self, request: pb.ResumeRunRequest, context: "Context") -> pb.ResumeRunResponse:
+        await self._runs.check_owner(request.run_id, visible_owner())
         run = await self._runs.resume(request.run_id)
         self._supervisor.nudge()
         return pb.ResumeRunResponse(run=run)
@@ -112,11 +117,11 @@ class OrchestratorService(pb_grpc.OrchestratorServiceServicer):
         return pb.ListServicesResponse(services=await self._directory.entries())
 
     async def ListModels(self, request: pb.ListModelsRequest, context: "Context") -> pb.ListModelsResponse:
-        models, token = await self._registry.list_models(request.page_size, request.page_token)
+        models, token = await self._registry.list_models(request.page_size, request.page_token, visible_owner())
         return pb.ListModelsResponse(models=models, next_page_token=token)
 
     async def GetLineage(self, request: pb.GetLineageRequest, context: "Context") -> pb.GetLineageResponse:
-        return pb.GetLineageResponse(models=await self._registry.lineage(request.model_id))
+        return pb.GetLineageResponse(models=await self._registry.lineage(request.model_id, visible_owner()))
 
 
 def _check_all_but_config(request: pb.StartRunRequest) -> None:

@@ -28,6 +28,8 @@ class WantedRun:
     overrides: Mapping[str, str]
     display_name: str
     labels: Mapping[str, str]
+    tenant: str
+    """Who wants it; empty where there are no API keys."""
 
 
 class Starter:
@@ -45,7 +47,7 @@ class Starter:
         RECIPE_NOT_IMPLEMENTED; FailedPrecondition with reason SERVICE_UNAVAILABLE; what a service says of the
         configuration, as that service says it.
         """
-        earlier = await self._runs.find_request(wanted.request_id) if wanted.request_id else None
+        earlier = await self._runs.find_request(wanted.request_id, wanted.tenant) if wanted.request_id else None
         if earlier is not None:
             return earlier
         name, config = complete_config(wanted.recipe, wanted.config, wanted.overrides)
@@ -63,6 +65,7 @@ class Starter:
             total_steps=total_steps(config),
             display_name=wanted.display_name,
             labels=wanted.labels,
+            tenant=wanted.tenant,
         )
         return _as_it_would_be(new) if dry_run else await self._runs.create(new)
 

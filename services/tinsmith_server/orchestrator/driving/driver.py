@@ -19,7 +19,7 @@ from tinsmith_server.orchestrator.settings import OrchestratorSettings
 from tinsmith_server.orchestrator.store import ENDED, LeaseLost, Registry, RunChange, Runs
 from tinsmith_server.orchestrator.store.registry import NewModel
 from tinsmith_server.orchestrator.store.runs import state_changed
-from tinsmith_server.serving import span
+from tinsmith_server.serving import call_for, span
 
 _log = logging.getLogger(__name__)
 
@@ -49,6 +49,7 @@ class Driver:
             run, number = await self._runs.begin_attempt(run_id, self._owner)
             if run.state in ENDED:
                 return None
+            call_for(run.tenant)
             if run.state == RunState.RUN_STATE_RUNNING and cause is None:
                 cause = _CAME_BACK
             attempt = Attempt(run_id=run_id, number=number, owner=self._owner)

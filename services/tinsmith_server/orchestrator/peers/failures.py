@@ -11,10 +11,10 @@ from tinsmith_server.serving.errors import NotFound
 _LOST = frozenset(
     {
         "MODEL_NOT_FOUND",
+        "MODEL_RELEASED",
         "EPISODE_NOT_FOUND",
         "EPISODE_DONE",
         "CHECKPOINT_NOT_FOUND",
-        "CHECKPOINT_CORRUPT",
         "SEQUENCE_GAP",
         "SEQUENCE_EXPIRED",
     }
@@ -28,12 +28,13 @@ _LOST_CODES = frozenset(
     {
         grpc.StatusCode.DEADLINE_EXCEEDED,
         grpc.StatusCode.ABORTED,
+        grpc.StatusCode.DATA_LOSS,
         grpc.StatusCode.CANCELLED,
         grpc.StatusCode.INTERNAL,
         grpc.StatusCode.UNKNOWN,
     }
 )
-"""Codes after which nobody knows whether the call took place."""
+"""Codes after which nobody knows whether the call took place, or what was stored is damaged."""
 
 
 class RunCancelled(Exception):

@@ -9,11 +9,11 @@ from functools import partial
 
 from tinsmith.orchestrator.v1 import MathRlConfig
 from tinsmith_server.orchestrator.active_run import ActiveRun, MadeModel
+from tinsmith_server.orchestrator.numerics import group_advantages, is_constant
 from tinsmith_server.orchestrator.peers import Adam, Peers
 from tinsmith_server.orchestrator.recipes.ahead import Ahead
 from tinsmith_server.orchestrator.recipes.assemble import assemble
 from tinsmith_server.orchestrator.recipes.evaluation import evaluate
-from tinsmith_server.orchestrator.recipes.group_advantages import group_advantages, is_constant
 from tinsmith_server.orchestrator.recipes.math_setting import ask_step, fresh_model, open_setting
 from tinsmith_server.orchestrator.recipes.metrics import step_metrics
 from tinsmith_server.orchestrator.recipes.rollout import answer

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinsmith.orchestrator.v1 import MathRlConfig
+from tinsmith_server.orchestrator import numerics
 from tinsmith_server.orchestrator.peers import Update
 from tinsmith_server.orchestrator.recipes.assemble import PolicyData
 from tinsmith_server.orchestrator.recipes.rollout import Rollout
@@ -94,7 +95,8 @@ def _by_group(rewards_PG: NDArray[np.float64]) -> Metrics:
 
 def entropy(logprobs: NDArray[np.float32]) -> Metrics:
     """`optim/entropy`: mean(-q) over the sampled tokens; nothing when there are none."""
-    return {"optim/entropy": float(-logprobs.mean(dtype=np.float64))} if len(logprobs) else {}
+    found = numerics.entropy(logprobs)
+    return {} if found is None else {"optim/entropy": found}
 
 
 def drift(data: PolicyData, trained_logprobs: NDArray[np.float32]) -> Metrics:
@@ -102,13 +104,10 @@ def drift(data: PolicyData, trained_logprobs: NDArray[np.float32]) -> Metrics:
 
     `optim/kl_sample_train_v1` = mean(q - p), `_v2` = mean((q - p)^2) / 2; nothing when there are no such tokens.
     """
-    differences = (data.logprobs.flat - trained_logprobs)[data.in_answer].astype(np.float64)
-    if not len(differences):
+    found = numerics.kl_metrics(data.logprobs.flat[data.in_answer], trained_logprobs[data.in_answer])
+    if found is None:
         return {}
-    return {
-        "optim/kl_sample_train_v1": float(differences.mean()),
-        "optim/kl_sample_train_v2": float((differences**2).mean() / 2),
-    }
+    return {"optim/kl_sample_train_v1": found.v1, "optim/kl_sample_train_v2": found.v2}
 
 
 def reduced(parts: Sequence[Mapping[str, float]]) -> Metrics:

@@ -6,7 +6,7 @@ so a process that lost one without noticing can't write any more.
 
 from collections.abc import Mapping
 
-from sqlalchemy import Connection, delete, or_, select, update
+from sqlalchemy import Connection, ScalarSelect, delete, func, or_, select, update
 from sqlalchemy.dialects.sqlite import insert
 
 from tinsmith.orchestrator.v1 import RunState
@@ -28,17 +28,22 @@ class Leases:
         self._duration_ns = int(duration_s * 1e9)
 
     async def claim(self, limit: int) -> list[str]:
-        """Takes up to `limit` runs that are to be driven and that nobody drives, oldest first."""
+        """Takes up to `limit` runs that are to be driven and that nobody drives.
+
+        Tenants take turns, however many runs one of them has waiting: first those that have the fewest runs driven,
+        then the oldest run.
+        """
 
         def work(connection: Connection) -> list[str]:
             now = now_ns()
             free = or_(leases.c.owner.is_(None), leases.c.expire_time_ns < now)
             to_drive = runs.c.state.in_((RunState.RUN_STATE_PENDING, RunState.RUN_STATE_RUNNING))
+            turn = func.row_number().over(partition_by=runs.c.tenant, order_by=runs.c.create_time_ns)
             found = connection.scalars(
                 select(runs.c.run_id)
                 .outerjoin(leases, runs.c.run_id == leases.c.run_id)
                 .where(to_drive, free, or_(leases.c.owner.is_(None), leases.c.owner != self._owner))
-                .order_by(runs.c.create_time_ns)
+                .order_by(turn + _driven_of_tenant(now), runs.c.create_time_ns)
                 .limit(limit)
             ).all()
             values = {"owner": self._owner, "expire_time_ns": now + self._duration_ns}
@@ -68,6 +73,13 @@ class Leases:
             connection.execute(delete(leases).where(leases.c.run_id == run_id, leases.c.owner == self._owner))
 
         await self._database.write(work)
+
+
+def _driven_of_tenant(now: int) -> ScalarSelect[int]:
+    """How many runs of the same tenant as a row of `runs` are driven."""
+    others, held = runs.alias(), leases.alias()
+    driven = select(func.count()).select_from(others.join(held, others.c.run_id == held.c.run_id))
+    return driven.where(others.c.tenant == runs.c.tenant, held.c.expire_time_ns >= now).scalar_subquery()
 
 
 def check_lease(connection: Connection, run_id: str, owner: str) -> None:

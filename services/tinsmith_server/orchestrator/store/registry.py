@@ -3,15 +3,16 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import Connection, delete, func, insert, or_, select
+from sqlalchemy import Connection, Select, delete, func, insert, or_, select
 
 from tinsmith.orchestrator.v1 import RegisteredModel, ServiceEntry
 from tinsmith_server.orchestrator.store.clock import now_ns
 from tinsmith_server.orchestrator.store.database import Database
 from tinsmith_server.orchestrator.store.paging import page, page_length, token_after
 from tinsmith_server.orchestrator.store.rows import model_of
-from tinsmith_server.orchestrator.store.schema import models, services
+from tinsmith_server.orchestrator.store.schema import models, runs, services
 from tinsmith_server.serving.errors import AlreadyExists, NotFound
 
 
@@ -43,24 +44,27 @@ class Registry:
         def work(connection: Connection) -> None:
             if connection.scalar(select(models.c.model_id).where(models.c.model_id == new.model_id)):
                 return
-            same_name = select(func.count()).where(models.c.display_name == new.display_name)
+            owner = select(runs.c.tenant).where(runs.c.run_id == new.run_id).scalar_subquery()
+            same_name = _of_tenant(select(func.count()).select_from(models), owner)
+            same_name = same_name.where(models.c.display_name == new.display_name)
             version = connection.scalar(same_name) or 0
             connection.execute(insert(models).values(**_values(new), version=version + 1))
 
         await self._database.write(work, durable=True)
 
-    async def list_models(self, size: int, token: str) -> tuple[list[RegisteredModel], str]:
-        """A page of models, newest first, and the token of the next page, empty on the last."""
-        statement = page(select(models), models.c.create_time_ns, models.c.model_id, size, token)
+    async def list_models(self, size: int, token: str, tenant: str | None = None) -> tuple[list[RegisteredModel], str]:
+        """A page of models, newest first, and the token of the next page, empty on the last; of a tenant or of all."""
+        statement = page(_seen_by(tenant), models.c.create_time_ns, models.c.model_id, size, token)
         found = await self._database.read(lambda connection: connection.execute(statement).all())
         shown = found[: page_length(size)]
         token = token_after(shown[-1], "model_id") if len(found) > len(shown) else ""
         return [model_of(row) for row in shown], token
 
-    async def lineage(self, model_id: str) -> list[RegisteredModel]:
+    async def lineage(self, model_id: str, tenant: str | None = None) -> list[RegisteredModel]:
         """The model, then those it came from, each before its own parents. NotFound with reason MODEL_NOT_FOUND.
 
-        A parent is a base model, which is not listed, or a checkpoint of a registered model.
+        A parent is a base model, which is not listed, or a checkpoint of a registered model; with `tenant`, of one of
+        that tenant's.
         """
 
         def work(connection: Connection) -> list[RegisteredModel]:
@@ -69,7 +73,7 @@ class Registry:
             while wanted:
                 name = wanted.pop(0)
                 columns = (models.c.model_id, models.c.checkpoint_uri, models.c.sampler_uri)
-                row = connection.execute(select(models).where(or_(*(column == name for column in columns)))).first()
+                row = connection.execute(_seen_by(tenant).where(or_(*(column == name for column in columns)))).first()
                 if row is not None and row.model_id not in found:
                     found[row.model_id] = model_of(row)
                     wanted += json.loads(row.parents)
@@ -105,6 +109,15 @@ class Registry:
         statement = select(services).order_by(services.c.name)
         found = await self._database.read(lambda connection: connection.execute(statement).all())
         return [ServiceEntry(name=row.name, kind=row.kind, address=row.address, registered=True) for row in found]
+
+
+def _seen_by(tenant: str | None) -> Select[Any]:
+    """The models of a tenant's runs; all models without a tenant."""
+    return select(models) if tenant is None else _of_tenant(select(models), tenant)
+
+
+def _of_tenant(statement: Select[Any], tenant: Any) -> Select[Any]:
+    return statement.join(runs, models.c.run_id == runs.c.run_id).where(runs.c.tenant == tenant)
 
 
 def _values(new: NewModel) -> dict[str, object]:

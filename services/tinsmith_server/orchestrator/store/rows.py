@@ -25,6 +25,7 @@ def run_of(row: Row[Any]) -> Run:
         display_name=row.display_name,
         labels=json.loads(row.labels),
         last_event_seq=row.last_event_seq,
+        tenant=row.tenant,
     )
     if row.end_time_ns is not None:
         run.end_time.CopyFrom(timestamp(row.end_time_ns))

@@ -21,6 +21,8 @@ class NewRun:
     total_steps: int
     display_name: str
     labels: Mapping[str, str]
+    tenant: str = ""
+    """Who starts it; empty where there are no API keys."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,7 +58,8 @@ class RunChange:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunFilter:
-    """Which runs a list shows; empty values show all."""
+    """Which runs a list shows; empty values show all, and so does no tenant."""
 
     state: int = 0
     recipe: str = ""
+    tenant: str | None = None

@@ -32,8 +32,8 @@ class Runs:
         """Stores a run as PENDING; with a request_id that was used before, returns that run instead."""
 
         def work(connection: Connection) -> Run:
-            same = runs.c.request_id == (new.request_id or None)
-            row = connection.execute(select(runs).where(same)).one_or_none()
+            key = _request_key(new.request_id, new.tenant)
+            row = connection.execute(select(runs).where(runs.c.request_id == key)).one_or_none() if key else None
             if row is None:
                 connection.execute(insert(runs).values(**_values(new)))
                 change = RunChange(state=RunState.RUN_STATE_PENDING)
@@ -42,15 +42,20 @@ class Runs:
 
         return await self._database.write(work, durable=True)
 
-    async def find_request(self, request_id: str) -> Run | None:
-        """The run that was started with this request_id; None when there is none."""
-        statement = select(runs).where(runs.c.request_id == request_id)
+    async def find_request(self, request_id: str, tenant: str) -> Run | None:
+        """The run that this tenant started with this request_id; None when there is none."""
+        statement = select(runs).where(runs.c.request_id == _request_key(request_id, tenant))
         row = await self._database.read(lambda connection: connection.execute(statement).one_or_none())
         return None if row is None else run_of(row)
 
     async def get(self, run_id: str) -> Run:
         """One run. NotFound with reason RUN_NOT_FOUND."""
         return await self._database.read(lambda connection: run_of(_row(connection, run_id)))
+
+    async def check_owner(self, run_id: str, tenant: str | None) -> None:
+        """NotFound with reason RUN_NOT_FOUND unless the run is of this tenant; None owns every run."""
+        if tenant is not None and (await self.get(run_id)).tenant != tenant:
+            raise _not_found(run_id)
 
     async def list_page(self, wanted: RunFilter, size: int, token: str) -> tuple[list[Run], str]:
         """A page of runs, newest first, and the token of the next page, empty on the last."""
@@ -59,6 +64,8 @@ class Runs:
             statement = statement.where(runs.c.state == wanted.state)
         if wanted.recipe:
             statement = statement.where(runs.c.recipe == wanted.recipe)
+        if wanted.tenant is not None:
+            statement = statement.where(runs.c.tenant == wanted.tenant)
         found = await self._database.read(lambda connection: connection.execute(statement).all())
         shown = found[: page_length(size)]
         return [run_of(row) for row in shown], token_after(shown[-1], "run_id") if len(found) > len(shown) else ""
@@ -152,7 +159,7 @@ def state_changed(state: "RunState.ValueType", step: int = 0, error: RunError | 
 def _values(new: NewRun) -> dict[str, object]:
     return {
         "run_id": new.run_id,
-        "request_id": new.request_id or None,
+        "request_id": _request_key(new.request_id, new.tenant),
         "recipe": new.recipe,
         "config": new.config.SerializeToString(deterministic=True),
         "state": RunState.RUN_STATE_PENDING,
@@ -169,16 +176,27 @@ def _values(new: NewRun) -> dict[str, object]:
         "labels": json.dumps(dict(new.labels)),
         "last_event_seq": 0,
         "cancel_requested": False,
+        "tenant": new.tenant,
     }
+
+
+def _request_key(request_id: str, tenant: str) -> str | None:
+    """A request_id as it is stored: tenants may use the same ones without meeting each other's runs."""
+    if not request_id:
+        return None
+    return f"{tenant}/{request_id}" if tenant else request_id
 
 
 def _row(connection: Connection, run_id: str) -> Row[Any]:
     row = connection.execute(select(runs).where(runs.c.run_id == run_id)).one_or_none()
     if row is None:
-        raise NotFound(
-            f"no run {run_id!r}; ListRuns shows those there are", reason="RUN_NOT_FOUND", metadata={"run_id": run_id}
-        )
+        raise _not_found(run_id)
     return row
+
+
+def _not_found(run_id: str) -> NotFound:
+    message = f"no run {run_id!r}; ListRuns shows those there are"
+    return NotFound(message, reason="RUN_NOT_FOUND", metadata={"run_id": run_id})
 
 
 def _append(connection: Connection, run_id: str, new: Sequence[RunEvent], change: RunChange) -> Run:

@@ -38,6 +38,7 @@ runs = Table(
     Column("labels", Text, nullable=False),  # JSON object
     Column("last_event_seq", BigInteger, nullable=False),
     Column("cancel_requested", Boolean, nullable=False),
+    Column("tenant", String, nullable=False, server_default=""),  # that started it; empty where there are no keys
     Index("runs_newest_first", "create_time_ns", "run_id"),
 )
 
