@@ -9,12 +9,12 @@ import pytest
 
 from tests.support import serving
 from tests.trainer.calls import create, forward_backward, optim_step
+from tests.trainer.saving import adapter, save, save_weights, train
 from tinsmith import TinsmithError
 from tinsmith.aio import Suite
 from tinsmith.trainer.v1 import (
     CHECKPOINT_KIND_SAMPLER,
     CHECKPOINT_KIND_TRAINING,
-    Checkpoint,
     CopyCheckpointRequest,
     CreateModelRequest,
     DeleteCheckpointRequest,
@@ -24,36 +24,14 @@ from tinsmith.trainer.v1 import (
     GetModelRequest,
     ListCheckpointsRequest,
     LoadStateRequest,
-    Model,
     PublishCheckpointRequest,
     SaveForSamplerRequest,
-    SaveStateRequest,
     SetCheckpointTtlRequest,
     VerifyCheckpointRequest,
 )
 from tinsmith.types.v1 import LoraConfig
 from tinsmith_server.serving import CannotServe
 from tinsmith_server.trainer import ROOM
-
-
-async def train(suite: Suite, model: Model, steps: int) -> None:
-    for _ in range(steps):
-        await suite.trainer.ForwardBackward(forward_backward(model))
-        await suite.trainer.OptimStep(optim_step(model))
-
-
-async def save(suite: Suite, model: Model, **fields: object) -> Checkpoint:
-    request = SaveStateRequest(model_id=model.model_id, **fields)  # type: ignore[arg-type]
-    return (await suite.trainer.SaveState(request)).checkpoint
-
-
-async def save_weights(suite: Suite, model: Model, **fields: object) -> Checkpoint:
-    request = SaveForSamplerRequest(model_id=model.model_id, **fields)  # type: ignore[arg-type]
-    return (await suite.trainer.SaveForSampler(request)).checkpoint
-
-
-def adapter(checkpoint: Checkpoint) -> str:
-    return next(file.sha256 for file in checkpoint.files if file.name == "adapter_model.safetensors")
 
 
 async def test_a_run_that_was_interrupted_ends_like_one_that_was_not(tmp_path: Path, model_directory: Path) -> None:
@@ -212,6 +190,8 @@ async def test_life_time_publication_copy_and_deletion(suite: Suite) -> None:
     target = "tinsmith://elsewhere/training/copy"
     copy = await suite.checkpoints.CopyCheckpoint(CopyCheckpointRequest(source_uri=saved.uri, target_uri=target))
     assert (copy.checkpoint.uri, adapter(copy.checkpoint)) == (target, adapter(saved))
+    again = await suite.checkpoints.CopyCheckpoint(CopyCheckpointRequest(source_uri=saved.uri, target_uri=target))
+    assert again == copy, "R-12: a repeat has no effect and the same answer"
     for expected in (True, False):
         answer = await suite.checkpoints.DeleteCheckpoint(DeleteCheckpointRequest(uri=saved.uri))
         assert answer.deleted == expected
@@ -219,6 +199,17 @@ async def test_life_time_publication_copy_and_deletion(suite: Suite) -> None:
         await suite.checkpoints.GetCheckpoint(GetCheckpointRequest(uri=saved.uri))
     assert refused.value.reason == "CHECKPOINT_NOT_FOUND"
     assert (await suite.checkpoints.VerifyCheckpoint(VerifyCheckpointRequest(uri=target))).checkpoint.uri == target
+
+
+async def test_a_copy_does_not_replace_another_checkpoint(suite: Suite) -> None:
+    model = await create(suite)
+    first = await save(suite, model, name="first")
+    await train(suite, model, 1)
+    second = await save(suite, model, name="second")
+    request = CopyCheckpointRequest(source_uri=first.uri, target_uri=second.uri)
+    with pytest.raises(TinsmithError) as refused:
+        await suite.checkpoints.CopyCheckpoint(request)
+    assert refused.value.reason == "CHECKPOINT_EXISTS"
 
 
 async def test_checkpoints_outlive_their_model(suite: Suite) -> None:

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import gc
+import weakref
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -164,9 +166,55 @@ async def test_closing_refuses_what_waits_and_finishes_what_has_begun() -> None:
     begun = asyncio.create_task(calls.run(work(ran, 1, takes=5), seq_id=1))
     early = asyncio.create_task(calls.run(work(ran, 3), seq_id=3))
     await asyncio.sleep(0)
-    calls.close(NotFound("gone", reason="MODEL_NOT_FOUND"))
+    farewell = calls.close(NotFound("gone", reason="MODEL_NOT_FOUND"), last=work(ran, 99))
     assert await begun == 100
+    await farewell
     for waiting in (early, asyncio.create_task(calls.run(work(ran, 2), seq_id=2))):
         with pytest.raises(NotFound):
             await waiting
-    assert ran == [1]
+    assert ran == [1, 99]
+
+
+class Message:
+    """Something large that a refused call came with."""
+
+
+async def test_a_refusal_that_is_kept_does_not_keep_what_was_refused() -> None:
+    """Repeats get the refusal; the request, which the frames of its traceback hold, is gone."""
+    calls = order()
+    seen: list[weakref.ref[Message]] = []
+
+    async def call() -> None:
+        message = Message()
+        seen.append(weakref.ref(message))
+
+        async def refuse() -> None:
+            raise InvalidArgument(f"{message} is none", reason="BAD_TENSOR")
+
+        await calls.run(refuse, seq_id=1)
+
+    for _ in range(3):
+        with pytest.raises(InvalidArgument) as refused:
+            await call()
+        assert refused.value.reason == "BAD_TENSOR"
+        del refused
+    gc.collect()
+    assert [message() for message in seen] == [None] * 3
+
+
+async def test_a_closed_order_keeps_none_of_those_it_refused() -> None:
+    calls = order()
+    await calls.close(NotFound("gone", reason="MODEL_NOT_FOUND"), last=work([], 0))
+    seen: list[weakref.ref[Message]] = []
+
+    async def call() -> None:
+        message = Message()
+        seen.append(weakref.ref(message))
+        await calls.run(lambda: work([], 1)(), seq_id=1)
+
+    for _ in range(3):
+        with pytest.raises(NotFound) as refused:
+            await call()
+        del refused
+    gc.collect()
+    assert [message() for message in seen] == [None] * 3

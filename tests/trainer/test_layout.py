@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinsmith_server.trainer.layout import MicroBatch, micro_batches
+from tinsmith_server.trainer.layout import MicroBatch, MicroBatches
 from tinsmith_server.trainer.ragged import Ragged
 
 # Few different tokens, so that rows often begin alike, contain each other or are equal.
@@ -33,7 +33,7 @@ def test_each_wanted_target_is_predicted_by_the_node_of_its_own_prefix(
     size = len(tokens.values)
     counts = data.draw(st.none() | st.lists(st.booleans(), min_size=size, max_size=size).map(np.array))
     found = {}
-    for piece in micro_batches(tokens, counts, max_nodes=max_nodes):
+    for piece in MicroBatches(tokens, counts, max_nodes=max_nodes):
         assert len(piece.tokens_N) <= max_nodes or len(piece.lengths_R) == 1
         assert (np.diff(piece.targets_P) > 0).all()
         paths = [tuple(path_of(piece, node)) for node in range(len(piece.tokens_N))]
@@ -51,14 +51,14 @@ def test_each_wanted_target_is_predicted_by_the_node_of_its_own_prefix(
 @settings(max_examples=200, deadline=None)
 @given(rows=ROWS)
 def test_each_node_attends_once_to_itself_and_what_stands_before_it(rows: list[list[int]]) -> None:
-    (piece,) = micro_batches(ragged(rows), None, max_nodes=1000)
+    (piece,) = MicroBatches(ragged(rows), None, max_nodes=1000)
     seen = []
     for grid in piece.grids:
         row_count, queries = grid.queries_RQ.shape
         for row in range(row_count):
             for query in range(queries):
-                causal = np.arange(grid.keys_RK.shape[1]) <= query
-                visible = causal if grid.visible_RQK is None else grid.visible_RQK[row, query]
+                shared = 0 if grid.shared_R is None else grid.shared_R[row]
+                visible = np.arange(grid.keys_RK.shape[1]) <= shared + query
                 seen.append((grid.queries_RQ[row, query], grid.keys_RK[row][visible].tolist()))
     for node, place in enumerate(piece.place_N):
         query, keys = seen[place]
@@ -69,21 +69,21 @@ def test_each_node_attends_once_to_itself_and_what_stands_before_it(rows: list[l
 
 def test_shared_beginnings_and_equal_rows_are_read_once() -> None:
     rows = [[1, 2, 3, answer] for answer in (4, 5, 4, 4)]
-    (piece,) = micro_batches(ragged(rows), None, max_nodes=1000)
+    (piece,) = MicroBatches(ragged(rows), None, max_nodes=1000)
     assert len(piece.tokens_N) == 5
 
 
 def test_what_stands_behind_the_last_wanted_target_is_not_read() -> None:
     rows = [[1, 2, 3, 4], [5, 6]]
     counts = np.array([False, True, False, False, False, False])
-    (piece,) = micro_batches(ragged(rows), counts, max_nodes=1000)
+    (piece,) = MicroBatches(ragged(rows), counts, max_nodes=1000)
     assert piece.tokens_N.tolist() == [1, 2]
-    assert list(micro_batches(ragged(rows), np.zeros(6, bool), max_nodes=1000)) == []
+    assert list(MicroBatches(ragged(rows), np.zeros(6, bool), max_nodes=1000)) == []
 
 
 def test_padding_is_bounded_by_the_tokens() -> None:
     """Rows of 1 and of 500 tokens don't meet in one grid."""
     rows = [[index % 7, index // 7] for index in range(49)] + [list(range(500))]
-    (piece,) = micro_batches(ragged(rows), None, max_nodes=10_000)
+    (piece,) = MicroBatches(ragged(rows), None, max_nodes=10_000)
     cells = sum(grid.queries_RQ.size for grid in piece.grids)
     assert cells <= 4 * len(piece.tokens_N)

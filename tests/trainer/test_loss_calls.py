@@ -28,6 +28,8 @@ SPECS: Mapping[str, tuple[LossSpec, Loss]] = {
     "dro": (LossSpec(dro=DroLoss()), Dro(beta=0.05)),
     "dro zero": (LossSpec(dro=DroLoss(beta=0)), Dro(beta=0.0)),
     "dro beta": (LossSpec(dro=DroLoss(beta=2.0)), Dro(beta=2.0)),
+    "ppo without bound": (LossSpec(ppo=PpoLoss(clip_high=1e300)), Ppo(clip_low=0.8, clip_high=1e300)),
+    "cispo without bound": (LossSpec(cispo=CispoLoss(clip_high=math.inf)), Cispo(clip_low=0.0, clip_high=math.inf)),
     "gspo": (LossSpec(gspo=GspoLoss()), Gspo(clip_low=0.9997, clip_high=1.0004)),
     "gspo low": (LossSpec(gspo=GspoLoss(clip_low=0.5)), Gspo(clip_low=0.5, clip_high=1.0004)),
     "gspo high": (LossSpec(gspo=GspoLoss(clip_high=9)), Gspo(clip_low=0.9997, clip_high=9.0)),
@@ -71,6 +73,7 @@ async def test_a_call_computes_the_formula_with_its_bounds_or_the_defaults(suite
         LossSpec(dro=DroLoss(beta=-1)),
         LossSpec(gspo=GspoLoss(clip_high=0.9)),
         LossSpec(cispo=CispoLoss(clip_low=math.nan)),
+        LossSpec(ppo=PpoLoss(clip_high=math.nan)),
     ],
     ids=str,
 )
@@ -102,6 +105,16 @@ async def test_columns_are_checked(suite: Suite, field: str, change: str) -> Non
 
 def test_unknown_losses_cannot_be_asked_for() -> None:
     """T-10: the contract's own names are the only ones."""
-    assert set(LOSSES) < {field.name for field in LossSpec.DESCRIPTOR.oneofs_by_name["loss"].fields}
+    assert set(LOSSES) == {field.name for field in LossSpec.DESCRIPTOR.oneofs_by_name["loss"].fields}
     with pytest.raises(ValueError, match="stable_reinforce"):
         LossSpec(**{"stable_reinforce": {}})
+
+
+@pytest.mark.parametrize("sent", [b"", b"\x9a\x06\x00"], ids=["none", "one of a later contract"])
+async def test_a_loss_that_is_not_known_is_refused_with_those_that_are(suite: Suite, sent: bytes) -> None:
+    """T-10"""
+    model = await create(suite)
+    with pytest.raises(TinsmithError) as refused:
+        await suite.trainer.ForwardBackward(forward_backward(model, loss=LossSpec.FromString(sent)))
+    assert (refused.value.code.name, refused.value.reason) == ("INVALID_ARGUMENT", "UNKNOWN_LOSS")
+    assert refused.value.metadata["losses"].split(", ") == list(LOSSES)

@@ -40,6 +40,25 @@ def random_case(seed: int, spread: float = 0.5) -> Case:
     )
 
 
+FAR = [(-1.0, 9000.0), (-2.0, 0.0)]
+"""p, and p - q, of two tokens; the first was all but impossible for the sampler, and exp(p - q) overflows."""
+
+
+@pytest.mark.parametrize("advantage", [1.0, 0.0], ids=["clipped", "without advantage"])
+@pytest.mark.parametrize("loss", POLICY_LOSSES, ids=str)
+def test_a_ratio_that_overflows_spoils_nothing_where_it_has_no_say(loss: Loss, advantage: float) -> None:
+    """Each in a sequence of its own. Not so where its product counts, as it always does in importance sampling."""
+    if isinstance(loss, ImportanceSampling) and advantage:
+        pytest.skip("the loss itself is infinite")
+    case = Case.of([[(*token, a)] for token, a in zip(FAR, (advantage, 1.0), strict=True)])
+    value = loss(case.p, case.columns)
+    assert math.isfinite(float(value.detach()))
+    found = gradient(value, case)
+    assert found.isfinite().all()
+    if isinstance(loss, Ppo | Gspo) or (isinstance(loss, Cispo) and not advantage):
+        assert found.tolist() == [0.0, -1.0]
+
+
 PROMPT = st.tuples(st.floats(-8, 0), st.just(0.0), st.just(0.0)).map(lambda token: (token[0], token[0], 0.0))
 SAMPLED = st.tuples(
     st.floats(-8, 0), st.floats(-3, 3) | st.floats(-1e-3, 1e-3), st.just(0.0) | st.floats(-3, 3, allow_subnormal=False)

@@ -45,7 +45,12 @@ class Adapter:
         """float32 [size]."""
         self.gradients = torch.zeros(self.size, device=device)
         """float32 [size]; what has been accumulated since the last optimizer step."""
-        self.halves: Mapping[str, Halves] = self._views()
+        self.has_gradients = False
+        """Whether anything has been."""
+        self.halves: Mapping[str, Halves] = {
+            matrix.path: Halves(a_RI, b_OR) for matrix, a_RI, b_OR in self.split(self.values)
+        }
+        """Views of `values` by path."""
 
     @property
     def scale(self) -> float:
@@ -59,7 +64,20 @@ class Adapter:
         for matrix in self.matrices:
             bound = 1 / math.sqrt(matrix.inputs)
             a_RI = torch.empty(self.shape.rank, matrix.inputs).uniform_(-bound, bound, generator=generator)
-            self.halves[matrix.path].a_RI.data.copy_(a_RI)
+            self.halves[matrix.path].a_RI.copy_(a_RI)
+
+    def accumulate(self, gradients: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+        """Adds gradients of A and of B, each flat, by path; there are none, or those of all matrices."""
+        self.has_gradients = True
+        if not gradients:
+            return
+        parts = [part for matrix in self.matrices for part in gradients[matrix.path]]
+        self.gradients.add_(torch.cat(parts))
+
+    def clear_gradients(self) -> None:
+        """As after an optimizer step."""
+        self.gradients.zero_()
+        self.has_gradients = False
 
     def split(self, vector: Tensor) -> Iterator[tuple[AdaptedMatrix, Tensor, Tensor]]:
         """A vector [size] as one pair of views [rank, in], [out, rank] a matrix, in order."""
@@ -70,17 +88,3 @@ class Adapter:
             end = middle + matrix.outputs * rank
             yield matrix, vector[start:middle].view(rank, matrix.inputs), vector[middle:end].view(matrix.outputs, rank)
             start = end
-
-    def _views(self) -> dict[str, Halves]:
-        pairs = zip(self.split(self.values), self.split(self.gradients), strict=True)
-        return {
-            matrix.path: Halves(_leaf(a_RI, grad_RI), _leaf(b_OR, grad_OR))
-            for (matrix, a_RI, b_OR), (_, grad_RI, grad_OR) in pairs
-        }
-
-
-def _leaf(view: Tensor, gradient: Tensor) -> Tensor:
-    """A tensor whose gradient torch adds to `gradient`, in place."""
-    leaf = view.detach().requires_grad_()
-    leaf.grad = gradient
-    return leaf

@@ -1,7 +1,7 @@
 """Adapters and optimizers as files: PEFT's own format, and beside it the optimizer's memory."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,25 +11,18 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from tinsmith_server.serving.errors import DataLoss, FailedPrecondition
-from tinsmith_server.storage import LoraShape
 from tinsmith_server.trainer.adapter import AdaptedMatrix, Adapter
 from tinsmith_server.trainer.optimizer import AdamW
+from tinsmith_server.trainer.peft_config import read_config
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 
-_PREFIX = "base_model.model."
-_PLAIN: Mapping[str, object] = {
-    "use_dora": False,
-    "use_rslora": False,
-    "bias": "none",
-    "modules_to_save": None,
-    "rank_pattern": {},
-    "alpha_pattern": {},
-    "layers_to_transform": None,
-}
-_MEAN, _MEAN_SQUARE, _STEP = "exp_avg", "exp_avg_sq", "step"
+PREFIX = "base_model.model."
+"""Before the path of each matrix in the names of an adapter's tensors."""
+MEAN, MEAN_SQUARE, STEP = "exp_avg", "exp_avg_sq", "step"
+"""What the tensors of an optimizer's file are named after."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,62 +35,51 @@ class OptimizerMemory:
 
 
 def write_adapter(adapter: Adapter, base_model: str) -> dict[str, bytes]:
-    """The files of an adapter; the same adapter gives the same bytes."""
+    """The files of an adapter; the same adapter gives the same bytes. FailedPrecondition with reason
+    WEIGHTS_NOT_FINITE."""
+    _refuse_not_finite(adapter.values)
     tensors = {}
     for matrix, a_RI, b_OR in adapter.split(adapter.values):
-        tensors[f"{_PREFIX}{matrix.path}.lora_A.weight"] = a_RI.cpu().clone()
-        tensors[f"{_PREFIX}{matrix.path}.lora_B.weight"] = b_OR.cpu().clone()
+        tensors[f"{PREFIX}{matrix.path}.lora_A.weight"] = a_RI.cpu().clone()
+        tensors[f"{PREFIX}{matrix.path}.lora_B.weight"] = b_OR.cpu().clone()
     config = json.dumps(_config(adapter, base_model), indent=2, sort_keys=True).encode()
     return {CONFIG: config, WEIGHTS: safetensors.torch.save(tensors)}
 
 
 def write_optimizer(adapter: Adapter, optimizer: AdamW) -> dict[str, bytes]:
-    """The optimizer's memory, its moments named like the adapter's tensors."""
-    tensors = {_STEP: torch.tensor([optimizer.step])}
-    for moment, vector in ((_MEAN, optimizer.mean), (_MEAN_SQUARE, optimizer.mean_square)):
+    """The optimizer's memory, its moments named like the adapter's tensors. FailedPrecondition with reason
+    WEIGHTS_NOT_FINITE."""
+    tensors = {STEP: torch.tensor([optimizer.step])}
+    for moment, vector in ((MEAN, optimizer.mean), (MEAN_SQUARE, optimizer.mean_square)):
+        _refuse_not_finite(vector)
         for matrix, a_RI, b_OR in adapter.split(vector):
             tensors[f"{moment}.{matrix.path}.lora_A.weight"] = a_RI.cpu().clone()
             tensors[f"{moment}.{matrix.path}.lora_B.weight"] = b_OR.cpu().clone()
     return {OPTIMIZER: safetensors.torch.save(tensors)}
 
 
-def read_shape(config_json: bytes) -> LoraShape:
-    """Rank and scale of a stored adapter, and which kinds of matrices it says it changes.
-
-    Raises FailedPrecondition with reason ADAPTER_UNSUPPORTED for a kind of adapter that is not plain LoRA.
-    """
-    config = json.loads(config_json)
-    unlike = [key for key, plain in _PLAIN.items() if (config.get(key) or plain) != plain]
-    if config.get("peft_type") != "LORA" or unlike:
-        raise FailedPrecondition(
-            f"the adapter is not a plain LoRA: {config.get('peft_type')}, sets {', '.join(unlike) or 'nothing else'}; "
-            "export it as LoRA on linear layers",
-            reason="ADAPTER_UNSUPPORTED",
-        )
-    return LoraShape(rank=config["r"], alpha=float(config["lora_alpha"]))
-
-
 def read_adapter(files: Mapping[str, bytes], like: Adapter) -> Tensor:
     """A stored adapter's numbers, laid out like those of `like`.
 
     Raises FailedPrecondition with reason CHECKPOINT_MISMATCH when it has another rank or other matrices, with reason
-    ADAPTER_UNSUPPORTED when it is no plain LoRA; DataLoss with reason CHECKPOINT_CORRUPT when it can't be read or a
-    number is not finite.
+    ADAPTER_UNSUPPORTED when it is no plain LoRA; DataLoss with reason CHECKPOINT_CORRUPT when it can't be read.
     """
-    shape = read_shape(files[CONFIG])
-    if (shape.rank, shape.alpha) != (like.shape.rank, like.shape.alpha):
+    if CONFIG not in files:
+        raise mismatch("its weights at a Tinker service, not here; use it with backend tinker")
+    stored = read_config(files[CONFIG])
+    if (stored.rank, stored.alpha) != (like.shape.rank, like.shape.alpha):
         own = f"rank {like.shape.rank} and alpha {like.shape.alpha:g}"
-        raise mismatch(f"rank {shape.rank} and alpha {shape.alpha:g}, the model {own}")
-    return _vector(_tensors(files, WEIGHTS), like, _PREFIX, WEIGHTS)
+        raise mismatch(f"rank {stored.rank} and alpha {stored.alpha:g}, the model {own}")
+    return _vector(_tensors(files, WEIGHTS), like, PREFIX)
 
 
 def read_optimizer(files: Mapping[str, bytes], like: Adapter) -> OptimizerMemory:
     """Stored optimizer memory for an adapter like `like`. Errors as `read_adapter`."""
     tensors = _tensors(files, OPTIMIZER)
     return OptimizerMemory(
-        mean=_vector(tensors, like, f"{_MEAN}.", OPTIMIZER),
-        mean_square=_vector(tensors, like, f"{_MEAN_SQUARE}.", OPTIMIZER),
-        step=int(tensors[_STEP][0]),
+        mean=_vector(tensors, like, f"{MEAN}."),
+        mean_square=_vector(tensors, like, f"{MEAN_SQUARE}."),
+        step=int(tensors[STEP][0]),
     )
 
 
@@ -117,7 +99,7 @@ def _tensors(files: Mapping[str, bytes], name: str) -> dict[str, Tensor]:
         ) from error
 
 
-def _vector(tensors: Mapping[str, Tensor], like: Adapter, prefix: str, file: str) -> Tensor:
+def _vector(tensors: Mapping[str, Tensor], like: Adapter, prefix: str) -> Tensor:
     """The tensors named `prefix` + path as one vector in the order of `like`."""
     vector = torch.empty_like(like.values)
     for matrix, a_RI, b_OR in like.split(vector):
@@ -132,13 +114,16 @@ def _vector(tensors: Mapping[str, Tensor], like: Adapter, prefix: str, file: str
     extra = sorted(name for name in tensors if name.startswith(prefix) and ".lora_" in name and name not in wanted)
     if extra:
         raise mismatch(f"{extra[0].removeprefix(prefix).partition('.lora_')[0]}, which the model does not adapt")
-    if not bool(torch.isfinite(vector).all()):
-        raise DataLoss(
-            f"{file} holds numbers that are not finite; use an older checkpoint",
-            reason="CHECKPOINT_CORRUPT",
-            metadata={"file": file},
-        )
     return vector
+
+
+def _refuse_not_finite(vector: Tensor) -> None:
+    if not bool(torch.isfinite(vector).all()):
+        raise FailedPrecondition(
+            "the model's weights or its optimizer's memory are not finite, and such are never stored; load the last "
+            "checkpoint and lower the learning rate",
+            reason="WEIGHTS_NOT_FINITE",
+        )
 
 
 def _config(adapter: Adapter, base_model: str) -> dict[str, Any]:
@@ -151,7 +136,7 @@ def _config(adapter: Adapter, base_model: str) -> dict[str, Any]:
         "lora_dropout": 0.0,
         "bias": "none",
         "fan_in_fan_out": any(matrix.is_transposed for matrix in adapter.matrices),
-        "target_modules": _target_modules(adapter.matrices),
+        "target_modules": list(adapter.shape.target_modules) or endings(adapter.matrices),
         "inference_mode": True,
         "use_rslora": False,
         "use_dora": False,
@@ -159,7 +144,7 @@ def _config(adapter: Adapter, base_model: str) -> dict[str, Any]:
     }
 
 
-def _target_modules(matrices: tuple[AdaptedMatrix, ...]) -> list[str]:
+def endings(matrices: Sequence[AdaptedMatrix]) -> list[str]:
     """The shortest endings of the paths that PEFT takes for them: "q_proj", or "attn.c_proj" where two kinds share
     their last name."""
     parents: dict[str, set[str]] = {}

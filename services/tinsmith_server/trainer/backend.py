@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Protocol
 
 from tinsmith_server.storage import LoraShape
@@ -20,7 +21,7 @@ class BaseModelSummary:
 
 
 class TrainableModel(Protocol):
-    """One adapter in training. All methods block; they run on one thread at a time."""
+    """One adapter in training. Its calls come one after the other; those of other models may come meanwhile."""
 
     @property
     def base_model(self) -> str: ...
@@ -36,47 +37,68 @@ class TrainableModel(Protocol):
     @property
     def trainable_parameters(self) -> int: ...
 
-    def forward(self, call: TrainingCall) -> ForwardResult:
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether `state_files` holds all that there is to it, no gradients beside, so that it may leave memory. False
+        for ever where the memory is not this process's own."""
+        ...
+
+    async def forward(self, call: TrainingCall) -> ForwardResult:
         """Logprobs and the loss; no gradients. InvalidArgument as `validation.check_call`."""
         ...
 
-    def forward_backward(self, call: TrainingCall) -> ForwardResult:
+    async def forward_backward(self, call: TrainingCall) -> ForwardResult:
         """The same, and accumulates the gradients. Nothing is accumulated when it raises InvalidArgument."""
         ...
 
-    def optim_step(self, params: AdamParams) -> StepResult:
+    async def optim_step(self, params: AdamParams) -> StepResult:
         """Applies and clears the gradients. FailedPrecondition NO_GRADIENTS, Internal NON_FINITE_GRADIENT."""
         ...
 
-    def adapter_files(self) -> dict[str, bytes]:
-        """The adapter as PEFT stores it."""
+    async def adapter_files(self, *, lifetime: timedelta | None) -> dict[str, bytes]:
+        """The files of a sampler checkpoint, which is needed for `lifetime` (None: for good)."""
         ...
 
-    def state_files(self) -> dict[str, bytes]:
-        """The same with the optimizer's memory."""
+    async def state_files(self, *, lifetime: timedelta | None) -> dict[str, bytes]:
+        """The same of a training checkpoint, with the optimizer's memory."""
         ...
 
-    def load(self, files: Mapping[str, bytes], *, with_optimizer: bool) -> None:
+    async def load(self, files: Mapping[str, bytes], *, with_optimizer: bool) -> None:
         """Takes over an adapter. FailedPrecondition CHECKPOINT_MISMATCH or ADAPTER_UNSUPPORTED, DataLoss
         CHECKPOINT_CORRUPT; the model is unchanged then."""
         ...
 
 
 class Backend(Protocol):
-    """Base models, and adapters made on them. All methods block."""
+    """Base models, and adapters made on them."""
 
     name: str
     """As `GetCapabilities` says it."""
     device: str
     """Device and number type, for example "cpu float32"."""
 
-    def load(self) -> None:
-        """Brings the base models into memory, ready to train without a first slow call."""
+    @property
+    def waiting(self) -> int:
+        """Calls that it has taken in and not begun to compute."""
+        ...
+
+    async def start(self) -> None:
+        """Makes the base models ready to train without a first slow call."""
+        ...
+
+    async def stop(self) -> None:
+        """Ends all work."""
         ...
 
     def base_models(self) -> Sequence[BaseModelSummary]: ...
 
-    def create_model(self, base_model: str, shape: LoraShape) -> TrainableModel:
+    async def create_model(self, base_model: str, shape: LoraShape) -> TrainableModel:
         """A fresh adapter. NotFound with reason BASE_MODEL_NOT_FOUND, FailedPrecondition with reason
         BASE_MODEL_UNSUPPORTED."""
+        ...
+
+    async def restore_model(
+        self, base_model: str, shape: LoraShape, files: Mapping[str, bytes], *, with_optimizer: bool
+    ) -> TrainableModel:
+        """An adapter from a checkpoint. Errors as `create_model` and `TrainableModel.load`."""
         ...

@@ -1,13 +1,15 @@
 """Tensors of the wire as ragged columns."""
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from tinsmith.arrays import array, flat_and_offsets
 from tinsmith.types.v1 import data_pb2, tensor_pb2
 from tinsmith_server.serving.errors import FailedPrecondition
-from tinsmith_server.trainer.ragged import Array, Ragged
+from tinsmith_server.trainer.ragged import Array, Ragged, SparseRagged
 from tinsmith_server.trainer.request import Batch
 from tinsmith_server.trainer.validation import bad_tensor
 
@@ -34,9 +36,9 @@ def of_list(message: data_pb2.DatumList) -> Batch:
     return Batch(tokens=tokens, columns=columns)
 
 
-def _column(name: str, message: tensor_pb2.Column) -> Ragged:
+def _column(name: str, message: tensor_pb2.Column) -> Ragged | SparseRagged:
     if message.WhichOneof("values") == "sparse":
-        return _dense(name, message.sparse)
+        return _sparse(name, message.sparse)
     return _ragged(name, message.ragged)
 
 
@@ -48,8 +50,7 @@ def _ragged(name: str, message: tensor_pb2.RaggedTensor) -> Ragged:
     return Ragged(values=values, offsets=offsets)
 
 
-def _dense(name: str, message: tensor_pb2.SparseRaggedTensor) -> Ragged:
-    """A sparse column with all its values."""
+def _sparse(name: str, message: tensor_pb2.SparseRaggedTensor) -> SparseRagged:
     try:
         offsets, entries, columns = (
             np.frombuffer(part, "<i8") for part in (message.offsets, message.entries, message.columns)
@@ -57,15 +58,32 @@ def _dense(name: str, message: tensor_pb2.SparseRaggedTensor) -> Ragged:
         data, _ = flat_and_offsets(_as_one_row(message))
     except ValueError as error:
         raise bad_tensor(name, str(error)) from error
+    _check_pad(name, message.pad_value, data.dtype)
     if not len(entries) or not len(offsets) or offsets[0] != 0 or offsets[-1] != len(entries) - 1:
         raise bad_tensor(name, "offsets must rise from 0 to the number of tokens, which is that of entries less one")
     if entries[0] != 0 or entries[-1] != len(data) or (np.diff(entries) < 0).any() or (np.diff(offsets) < 0).any():
         raise bad_tensor(name, "entries must rise from 0 to the number of values")
     if len(columns) != len(data) or (len(columns) and not 0 <= columns.min() <= columns.max() < message.width):
         raise bad_tensor(name, f"columns must be one a value, each from 0 to {message.width - 1}")
-    dense = np.full((len(entries) - 1, message.width), message.pad_value, data.dtype)
-    dense[np.repeat(np.arange(len(dense)), np.diff(entries)), columns] = data
-    return Ragged(values=dense, offsets=offsets)
+    return SparseRagged(
+        values=data,
+        columns=columns,
+        entries=entries,
+        offsets=offsets,
+        width=message.width,
+        pad_value=message.pad_value,
+    )
+
+
+def _check_pad(name: str, pad_value: float, dtype: np.dtype[Any]) -> None:
+    """Whether what is not stored is a number of the same type. NaN and infinity are numbers of float32."""
+    if dtype.kind == "i":
+        limits = np.iinfo(dtype)
+        fits = pad_value.is_integer() and limits.min <= pad_value <= limits.max
+    else:
+        fits = not math.isfinite(pad_value) or abs(pad_value) <= float(np.finfo(dtype).max)
+    if not fits:
+        raise bad_tensor(name, f"has the pad_value {pad_value}, which is no {dtype}")
 
 
 def _as_one_row(message: tensor_pb2.SparseRaggedTensor) -> tensor_pb2.RaggedTensor:

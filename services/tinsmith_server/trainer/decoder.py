@@ -1,33 +1,22 @@
-"""Our own forward pass of the Llama family for training: it reads the nodes of `layout.py` and nothing twice.
+"""Our own forward pass of the Llama family for training: it reads the nodes of `joined.py` and nothing twice.
 
 `transformers` is the oracle: tests compare losses, logprobs and gradients.
 """
 
-import math
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from tinsmith_server.models.llama_family import Rotary
-from tinsmith_server.trainer.layout import Grid, MicroBatch
+from tinsmith_server.trainer.attention import Heads, Places, attention
+from tinsmith_server.trainer.joined import Joined
 from tinsmith_server.trainer.linear import Linear
 from tinsmith_server.trainer.rms_norm import rms_norm
-
-_SHORT_ROW = 64
-"""Up to this many keys plain matrix products beat torch's fused attention on a CPU, where its blocks stay empty."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Sizes:
-    """Sizes of the model."""
-
-    query_heads: int
-    kv_heads: int
-    head_size: int
-    feed_forward: int
-    norm_epsilon: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,104 +40,66 @@ class Weights:
     embedding: Tensor
     layers: tuple[Layer, ...]
     norm: Tensor
+    heads: Heads
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class GridTensors:
-    """A `layout.Grid` on the device."""
+def hidden_states(weights: Weights, rotary: Rotary, batch: Joined, *, recompute: bool) -> Tensor:
+    """The nodes that need logits, after the last norm: [M, d].
 
-    queries_RQ: Tensor
-    keys_RK: Tensor
-    mask_R1QK: Tensor | None
-    """Added to the scores: 0 where a query sees a key, else minus infinity; None where causality says it."""
-
-    @classmethod
-    def of(cls, grid: Grid, like: Tensor) -> "GridTensors":
-        queries_RQ = torch.from_numpy(grid.queries_RQ).to(like.device)
-        keys_RK = torch.from_numpy(grid.keys_RK).to(like.device)
-        mask = None
-        if grid.visible_RQK is not None:
-            hidden = torch.from_numpy(~grid.visible_RQK).to(like.device)
-            mask = like.new_zeros(hidden.shape).masked_fill_(hidden, -math.inf)[:, None]
-        elif _is_short(keys_RK):
-            mask = like.new_full((1, 1, *keys_RK.shape[1:] * 2), -math.inf).triu_(1)
-        return cls(queries_RQ=queries_RQ, keys_RK=keys_RK, mask_R1QK=mask)
-
-
-def hidden_states(weights: Weights, sizes: Sizes, rotary: Rotary, batch: MicroBatch) -> Tensor:
-    """The nodes that need logits, after the last norm: [M, d]."""
-    device = weights.embedding.device
-    grids = [GridTensors.of(grid, weights.embedding) for grid in batch.grids]
-    place_N = torch.from_numpy(batch.place_N).to(device)
+    `recompute` keeps of each layer its input alone and computes the rest again in the backward pass, bit for bit.
+    """
+    device, epsilon = weights.embedding.device, weights.heads.norm_epsilon
+    places = Places(batch.grids, torch.from_numpy(batch.place_N), weights.heads, weights.embedding)
     outputs_M = torch.from_numpy(batch.outputs_M).to(device)
     here = rotary.at(torch.from_numpy(batch.positions_N).to(device))
     x = weights.embedding[torch.from_numpy(batch.tokens_N).to(device)]
-    for layer in weights.layers[:-1]:
-        attended = _attention(layer, sizes, here, x, grids)
-        x = _finish(layer, sizes, x, attended.index_select(0, place_N))
-    # Behind the last attention only the nodes that are asked for matter.
-    last = weights.layers[-1]
-    attended = _attention(last, sizes, here, x, grids)
-    x = _finish(last, sizes, x.index_select(0, outputs_M), attended.index_select(0, place_N[outputs_M]))
-    return rms_norm(x, weights.norm, sizes.norm_epsilon)
+
+    def inner(layer: Layer, x: Tensor) -> Tensor:
+        qkv = layer.qkv(rms_norm(x, layer.attention_norm, epsilon), batch.node_counts)
+        return _finish(layer, epsilon, x, attention(qkv, layer.qk_norm, here, places), batch.node_counts)
+
+    def outermost(layer: Layer, x: Tensor) -> Tensor:
+        # Behind the last attention only the nodes that are asked for matter.
+        qkv = layer.qkv(rms_norm(x, layer.attention_norm, epsilon), batch.node_counts)
+        attended = attention(qkv, layer.qk_norm, here, places, outputs_M)
+        return _finish(layer, epsilon, x.index_select(0, outputs_M), attended, batch.output_counts)
+
+    steps = [partial(inner, layer) for layer in weights.layers[:-1]] + [partial(outermost, weights.layers[-1])]
+    if recompute and torch.is_grad_enabled():
+        steps = [partial(checkpoint, step, use_reentrant=True, preserve_rng_state=False) for step in steps]
+        x.requires_grad_()  # or the first layer would seem to need no backward pass
+    for step in steps:
+        x = step(x)
+    return rms_norm(x, weights.norm, epsilon)
 
 
-def _attention(layer: Layer, sizes: Sizes, rotary: Rotary, x: Tensor, grids: list[GridTensors]) -> Tensor:
-    """Attention outputs of the grids' queries, laid end to end: [places, query_heads * head_size]."""
-    heads = layer.qkv(rms_norm(x, layer.attention_norm, sizes.norm_epsilon)).view(len(x), -1, sizes.head_size)
-    qk, value_NHD = torch.split_with_sizes(heads, [sizes.query_heads + sizes.kv_heads, sizes.kv_heads], dim=1)
-    if layer.qk_norm is not None:
-        qk = rms_norm(qk, layer.qk_norm, sizes.norm_epsilon)
-    query_NHD, key_NHD = torch.split_with_sizes(rotary(qk), [sizes.query_heads, sizes.kv_heads], dim=1)
-    outputs = [_attend(query_NHD, key_NHD, value_NHD, grid) for grid in grids]
-    return torch.cat(outputs)
-
-
-def _attend(query_NHD: Tensor, key_NHD: Tensor, value_NHD: Tensor, grid: GridTensors) -> Tensor:
-    """Attention of one grid, [rows * queries, query_heads * head_size]."""
-    query_RQHD, key_RKHD, value_RKHD = (
-        part.index_select(0, nodes.flatten()).view(*nodes.shape, *part.shape[1:])
-        for part, nodes in ((query_NHD, grid.queries_RQ), (key_NHD, grid.keys_RK), (value_NHD, grid.keys_RK))
-    )
-    if grid.mask_R1QK is not None and _is_short(grid.keys_RK):
-        attended = _attend_by_products(query_RQHD, key_RKHD, value_RKHD, grid.mask_R1QK)
-    else:
-        attended = F.scaled_dot_product_attention(
-            query_RQHD.transpose(1, 2),
-            key_RKHD.transpose(1, 2),
-            value_RKHD.transpose(1, 2),
-            attn_mask=grid.mask_R1QK,
-            is_causal=grid.mask_R1QK is None,
-            enable_gqa=key_NHD.shape[1] != query_NHD.shape[1],
-        ).transpose(1, 2)
-    return attended.reshape(grid.queries_RQ.numel(), -1)
-
-
-def _is_short(keys_RK: Tensor) -> bool:
-    return keys_RK.shape[1] <= _SHORT_ROW and keys_RK.device.type == "cpu"
-
-
-def _attend_by_products(query_RQHD: Tensor, key_RKGD: Tensor, value_RKGD: Tensor, mask_R1QK: Tensor) -> Tensor:
-    """The same written out; the query heads of one key head go through one product. [R, Q, H, D]."""
-    rows, queries, heads, size = query_RQHD.shape
-    keys, groups = key_RKGD.shape[1:3]
-    of_group = heads // groups
-    query = (
-        query_RQHD.view(rows, queries, groups, of_group, size)
-        .permute(0, 2, 3, 1, 4)
-        .reshape(-1, of_group * queries, size)
-    )
-    key = key_RKGD.permute(0, 2, 3, 1).reshape(-1, size, keys)
-    value = value_RKGD.transpose(1, 2).reshape(-1, keys, size)
-    scores = torch.bmm(query, key).view(rows, heads, queries, keys)
-    shares = torch.add(mask_R1QK, scores, alpha=size**-0.5).softmax(dim=-1)
-    attended = torch.bmm(shares.view(-1, of_group * queries, keys), value)
-    return attended.view(rows, groups, of_group, queries, size).permute(0, 3, 1, 2, 4)
-
-
-def _finish(layer: Layer, sizes: Sizes, x: Tensor, attended: Tensor) -> Tensor:
+def _finish(layer: Layer, epsilon: float, x: Tensor, attended: Tensor, counts: tuple[int, ...]) -> Tensor:
     """The rest of the layer after attention."""
-    x = x + layer.attention_out(attended)
-    gate_up = layer.gate_up(rms_norm(x, layer.mlp_norm, sizes.norm_epsilon))
-    gate, up = torch.split_with_sizes(gate_up, [sizes.feed_forward] * 2, dim=-1)
-    return x + layer.down(F.silu(gate) * up)
+    x = x + layer.attention_out(attended, counts)
+    gated: Tensor = _Gated.apply(layer.gate_up(rms_norm(x, layer.mlp_norm, epsilon), counts))
+    return x + layer.down(gated, counts)
+
+
+class _Gated(torch.autograd.Function):
+    """silu(gate) * up of [gate, up] in one matrix; so is its gradient."""
+
+    @staticmethod
+    def forward(context: Any, gate_up: Tensor) -> Tensor:
+        context.save_for_backward(gate_up)
+        gate, up = gate_up.chunk(2, dim=-1)
+        return F.silu(gate).mul_(up)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:
+        """d(silu(g) u) = (s u (1 + g (1 - s)), silu(g)) with s = sigmoid(g)."""
+        (gate_up,) = context.saved_tensors
+        gate, up = gate_up.chunk(2, dim=-1)
+        found = torch.empty_like(gate_up)
+        of_gate, of_up = found.chunk(2, dim=-1)
+        share = torch.sigmoid(gate)
+        active = gate * share
+        torch.mul(gradient, active, out=of_up)
+        # s + silu(g) (1 - s) = s (1 + g (1 - s))
+        slope = torch.addcmul(share + active, active, share, value=-1)
+        torch.mul(slope.mul_(up), gradient, out=of_gate)
+        return found

@@ -1,7 +1,7 @@
 """Any causal language model of `transformers`, by its own forward pass, with the adapter's terms added behind its
 matrices. The road for architectures that `decoder.py` does not compute."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -11,25 +11,47 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from tinsmith_server.trainer.adapter import Adapter
-from tinsmith_server.trainer.head import pick_logprobs
+from tinsmith_server.trainer.adapter import Adapter, Halves
+from tinsmith_server.trainer.causal import Outputs, Reading
+from tinsmith_server.trainer.head import read_off
 from tinsmith_server.trainer.layout import MicroBatch
 from tinsmith_server.trainer.model_facts import ModelFacts
+
+
+class _Leaves:
+    """An adapter's halves as leaves of autograd's graph."""
+
+    def __init__(self, adapter: Adapter, *, is_trained: bool) -> None:
+        self.adapter, self.is_trained, self.scale = adapter, is_trained, adapter.scale
+        self.halves = {
+            path: Halves(*(half.detach().requires_grad_(is_trained) for half in halves))
+            for path, halves in adapter.halves.items()
+        }
+
+    def gradients(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Those of A and of B, flat, by path; none before a backward pass."""
+        found = {}
+        for path, (a_RI, b_OR) in self.halves.items():
+            if a_RI.grad is not None and b_OR.grad is not None:
+                found[path] = (a_RI.grad.flatten(), b_OR.grad.flatten())
+        return found
 
 
 class HuggingFaceModel(ModelFacts):
     """A base model in memory; see `causal.CausalModel`."""
 
+    reads_together = False
+
     def __init__(self, model: PreTrainedModel, *, name: str) -> None:
         super().__init__(model, name=name)
-        self.active: Adapter | None = None
-        """The adapter whose terms the next forward pass adds."""
+        self.active: _Leaves | None = None
+        """The halves whose terms the next forward pass adds."""
         for path, module in model.named_modules():
             if isinstance(module, nn.Linear | Conv1D):
                 module.register_forward_hook(self._adding(path))
 
-    def bind(self, adapter: Adapter) -> "BoundHuggingFace":
-        return BoundHuggingFace(self, adapter)
+    def bind(self, adapters: Sequence[Adapter], trained: Sequence[bool]) -> "BoundHuggingFace":
+        return BoundHuggingFace(self, adapters, trained)
 
     def logits(self, tokens_RT: Tensor, mask_RT: Tensor) -> Tensor:
         """[rows, T, vocabulary] of rows padded on the right."""
@@ -48,31 +70,39 @@ class HuggingFaceModel(ModelFacts):
 
 
 class BoundHuggingFace:
-    """See `causal.BoundAdapter`."""
+    """See `causal.BoundAdapters`. Adapters are read one after the other."""
 
-    def __init__(self, model: HuggingFaceModel, adapter: Adapter) -> None:
-        self._model, self._adapter = model, adapter
+    def __init__(self, model: HuggingFaceModel, adapters: Sequence[Adapter], trained: Sequence[bool]) -> None:
+        self._model = model
+        self._leaves = [_Leaves(adapter, is_trained=flag) for adapter, flag in zip(adapters, trained, strict=True)]
 
-    def logprobs(self, batch: MicroBatch, targets: Tensor) -> Tensor:
-        device = self._model.device
+    def outputs(self, readings: Sequence[Reading], *, distributions: bool = False) -> Sequence[Outputs]:
+        return [
+            self._outputs(leaves, reading, distributions=distributions)
+            for leaves, reading in zip(self._leaves, readings, strict=True)
+        ]
+
+    def _outputs(self, leaves: _Leaves, reading: Reading, *, distributions: bool) -> Outputs:
+        batch, device = reading.batch, self._model.device
         rows_M, steps_M = batch.row_of_node_N[batch.outputs_M], batch.positions_N[batch.outputs_M]
         logits, places = [], []
         for rows in _of_similar_length(batch, np.unique(rows_M)):
             mine = np.flatnonzero(np.isin(rows_M, rows))
-            logits_RTV = self._logits(batch, rows)
+            logits_RTV = self._logits(leaves, batch, rows)
             logits.append(logits_RTV[np.searchsorted(rows, rows_M[mine]), steps_M[mine]])
             places.append(mine)
         order = torch.from_numpy(np.argsort(np.concatenate(places))).to(device)
-        outputs = torch.from_numpy(batch.output_of_target_P).to(device)
-        return pick_logprobs(torch.cat(logits)[order], outputs, targets)
+        outputs_P = torch.from_numpy(batch.output_of_target_P).to(device)
+        logits_MV = torch.cat(logits)[order]
+        return read_off(logits_MV, [outputs_P], [reading.targets], distributions=distributions)[0]
 
-    def _logits(self, batch: MicroBatch, rows: NDArray[np.int64]) -> Tensor:
+    def _logits(self, leaves: _Leaves, batch: MicroBatch, rows: NDArray[np.int64]) -> Tensor:
         """[rows, T, vocabulary]."""
         lengths_R = batch.lengths_R[rows]
         mask_RT = np.arange(lengths_R.max()) < lengths_R[:, None]
         tokens_RT = np.where(mask_RT, batch.tokens_N[batch.nodes_RT[rows, : mask_RT.shape[1]]], 0)
         device = self._model.device
-        self._model.active = self._adapter
+        self._model.active = leaves
         try:
             return self._model.logits(
                 torch.from_numpy(tokens_RT).to(device), torch.from_numpy(mask_RT.astype(np.int64)).to(device)
@@ -80,8 +110,10 @@ class BoundHuggingFace:
         finally:
             self._model.active = None
 
-    def collect(self) -> None:
-        """The halves are the graph's own leaves: their gradients are there already."""
+    def collect(self, accepted: Sequence[bool]) -> None:
+        for leaves, is_accepted in zip(self._leaves, accepted, strict=True):
+            if leaves.is_trained and is_accepted:
+                leaves.adapter.accumulate(leaves.gradients())
 
 
 def _of_similar_length(batch: MicroBatch, rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:

@@ -32,7 +32,11 @@ class _Early:
 class CallOrder:
     """The calls of one model, or of one kind, which run one after the other."""
 
-    def __init__(self, *, gap_wait_s: float, kept_answers: int) -> None:
+    def __init__(
+        self, *, gap_wait_s: float, kept_answers: int, count: Callable[[int], None] = lambda change: None
+    ) -> None:
+        """`count` is told how many calls more, or fewer, are not yet done."""
+        self._count = count
         self.last_seq_id = 0
         """Highest seq_id whose call has begun."""
         self._gap_wait_s = gap_wait_s
@@ -43,9 +47,18 @@ class CallOrder:
         self._closed: ServiceError | None = None
 
     @property
+    def is_working(self) -> bool:
+        """Whether a call is at work."""
+        return self._newest is not None and not self._newest.done()
+
+    @property
+    def is_closed(self) -> bool:
+        return self._closed is not None
+
+    @property
     def is_busy(self) -> bool:
         """Whether a call is at work or waits."""
-        return bool(self._early) or (self._newest is not None and not self._newest.done())
+        return bool(self._early) or self.is_working
 
     async def run(self, work: Callable[[], Awaitable[T]], *, seq_id: int = 0, request_id: str = "") -> T:
         """The answer of `work`, or of the call that came first with this seq_id, or this request_id without seq_id.
@@ -57,27 +70,41 @@ class CallOrder:
         SEQUENCE_EXPIRED when this one was answered so long ago that the answer is not kept.
         """
         key: _Key = seq_id or request_id
-        if seq_id > self.last_seq_id + 1:
-            async with self._turn_of(seq_id):
+        self._count(1)
+        try:
+            if seq_id > self.last_seq_id + 1:
+                async with self._turn_of(seq_id):
+                    task = self._begin_or_find(work, key)
+            else:
+                if not seq_id and not self._has(key):
+                    await self._wait_for_early_calls()
                 task = self._begin_or_find(work, key)
-        else:
-            if not seq_id and not self._has(key):
-                await self._wait_for_early_calls()
-            task = self._begin_or_find(work, key)
-        return await asyncio.shield(task)
+        finally:
+            self._count(-1)
+        try:
+            return await asyncio.shield(task)
+        except ServiceError as error:
+            _forget_frames(error)
+            raise error.again() from None
 
-    def close(self, error: ServiceError) -> None:
-        """Refuses with `error` what waits and what comes; what has begun is finished."""
+    def knows(self, *, seq_id: int, request_id: str) -> bool:
+        """Whether such a call has begun or been answered, so that a repeat is no more work."""
+        return self._has(seq_id or request_id)
+
+    def close(self, error: ServiceError, *, last: Callable[[], Awaitable[None]]) -> "asyncio.Task[None]":
+        """Refuses with `error` what waits and what comes; what has begun is finished, then `last`: the task of it."""
+        farewell = self._begin(last, "")
         self._closed = error
         for early in self._early:
             _resolve(early.turn)
+        return farewell
 
     def _has(self, key: _Key) -> bool:
         return bool(key) and key in self._answers
 
     def _begin_or_find(self, work: Callable[[], Awaitable[T]], key: _Key) -> "asyncio.Task[T]":
         if self._closed is not None:
-            raise self._closed
+            raise self._closed.again()
         return self._answers[key] if self._has(key) else self._begin(work, key)
 
     def _begin(self, work: Callable[[], Awaitable[T]], key: _Key) -> "asyncio.Task[T]":
@@ -91,6 +118,8 @@ class CallOrder:
             self.last_seq_id = key
         task = asyncio.create_task(_after(self._newest, work))
         task.add_done_callback(_look)
+        self._count(1)
+        task.add_done_callback(lambda done: self._count(-1))
         self._newest = task
         if key:
             self._answers[key] = task
@@ -143,5 +172,11 @@ def _resolve(future: "asyncio.Future[None]") -> None:
 
 def _look(task: "asyncio.Task[Any]") -> None:
     """Takes note of a failure, so that nobody is told of it when no caller is left."""
-    if not task.cancelled():
-        task.exception()
+    error = None if task.cancelled() else task.exception()
+    if isinstance(error, ServiceError):
+        _forget_frames(error)
+
+
+def _forget_frames(error: ServiceError) -> None:
+    """An answer that is kept must not keep the request, which the frames hold that refused it."""
+    error.__traceback__ = error.__cause__ = error.__context__ = None

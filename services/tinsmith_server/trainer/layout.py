@@ -10,6 +10,7 @@ All is a function of the batch alone, never of other calls.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from tinsmith_server.trainer.ragged import Ragged
 
 _KEYS_A_NODE = 4
 """Attention holds the keys of all rows of a piece, shared or not: at most this many for each node that may be in it."""
+_FEWEST_QUERIES, _FEWEST_KEYS = 4, 16
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -25,14 +27,19 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Grid:
-    """Rows that attend together."""
+    """Rows that attend together. Query q of a row sees the keys up to `shared + q`, its own place."""
 
     queries_RQ: Ints
-    """Nodes that look; padded on the right with any node."""
+    """Nodes that look; padded on the right with node 0."""
     keys_RK: Ints
-    """Nodes that they look at: the whole row, padded on the right with any node."""
-    visible_RQK: Bools | None
-    """Which query sees which key; None where the grid is square and plain causality says it."""
+    """Nodes that they look at: the whole row, padded on the right with node 0."""
+    shared_R: Ints | None
+    """How many keys stand before each row's first query; None where there are none, and the grid is square."""
+
+    @property
+    def shape(self) -> tuple[bool, int, int]:
+        """Square or not, queries and keys; grids of one micro-batch rise in it."""
+        return (self.shared_R is None, self.queries_RQ.shape[1], self.keys_RK.shape[1])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -58,16 +65,28 @@ class MicroBatch:
     """The rows as nodes; beyond a row's end any node."""
 
 
-def micro_batches(tokens: Ragged, counts: Bools | None, *, max_nodes: int) -> Iterator[MicroBatch]:
-    """Cuts a batch into pieces of at most `max_nodes` nodes, and rows of at most four times as many tokens in all; a
-    longer row is a piece of its own.
+class MicroBatches:
+    """A batch in pieces of at most `max_nodes` nodes, and rows of at most four times as many tokens in all; a longer
+    row is a piece of its own. Pieces are laid out as they are asked for.
 
     `counts` says for each token whether its target is wanted; None wants all. What stands behind the last wanted
     target of a row is not read.
     """
-    sorted_rows = _SortedRows.of(tokens, counts)
-    for start, stop in sorted_rows.cuts(max_nodes):
-        yield _lay_out(sorted_rows, start, stop, counts)
+
+    def __init__(self, tokens: Ragged, counts: Bools | None, *, max_nodes: int) -> None:
+        self._rows, self._counts = _SortedRows.of(tokens, counts), counts
+        self._cuts = list(self._rows.cuts(max_nodes))
+
+    def __len__(self) -> int:
+        return len(self._cuts)
+
+    @property
+    def nodes(self) -> int:
+        """Nodes of a batch in one piece."""
+        return int((self._rows.lengths_R - self._rows.shared_R).sum())
+
+    def __iter__(self) -> Iterator[MicroBatch]:
+        return (_lay_out(self._rows, start, stop, self._counts) for start, stop in self._cuts)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -166,25 +185,36 @@ def _lay_out(rows: _SortedRows, start: int, stop: int, counts: Bools | None) -> 
 def _grids(nodes_RT: Ints, lengths_R: Ints, shared_R: Ints, nodes: int) -> tuple[tuple[Grid, ...], Ints]:
     """The grids, and where each node's output lies in them."""
     new_R = lengths_R - shared_R
+    width = nodes_RT.shape[1]
     grids, place_N, before = [], np.zeros(nodes, np.int64), 0
-    for rows_G in _alike(new_R, lengths_R, shared_R):
-        queries, keys = int(new_R[rows_G].max()), int(lengths_R[rows_G].max())
+    for is_square, queries, keys, rows_G in _alike(new_R, lengths_R, shared_R):
         from_Q, shared_G = np.arange(queries), shared_R[rows_G]
         first_G = nodes_RT[rows_G, shared_G]
         real_GQ = from_Q < new_R[rows_G][:, None]
         queries_GQ = np.where(real_GQ, first_G[:, None] + from_Q, 0)
         place_N[queries_GQ[real_GQ]] = before + np.flatnonzero(real_GQ)
-        visible = np.arange(keys) <= (shared_G[:, None] + from_Q)[:, :, None] if shared_G.any() else None
-        grids.append(Grid(queries_RQ=queries_GQ, keys_RK=nodes_RT[rows_G, :keys], visible_RQK=visible))
+        keys_GK = np.zeros((len(rows_G), keys), np.int64)
+        keys_GK[:, : min(keys, width)] = nodes_RT[rows_G, :keys]
+        grids.append(Grid(queries_RQ=queries_GQ, keys_RK=keys_GK, shared_R=None if is_square else shared_G))
         before += queries_GQ.size
     return tuple(grids), place_N
 
 
-def _alike(new_R: Ints, lengths_R: Ints, shared_R: Ints) -> Iterator[Ints]:
-    """Rows with new tokens, those of similar size together: queries within a factor of 4, keys within one of 2."""
+def _alike(new_R: Ints, lengths_R: Ints, shared_R: Ints) -> Iterator[tuple[bool, int, int, Ints]]:
+    """Rows with new tokens, those that share a grid's shape together: square or not, queries, keys, rows."""
     rows = np.flatnonzero(new_R)
-    queries = np.ceil(np.log2(new_R[rows]) / 2).astype(np.int64)
-    keys = np.ceil(np.log2(lengths_R[rows])).astype(np.int64)
-    kind = np.where(shared_R[rows] == 0, -1 - keys, queries * 64 + keys)
-    for each in np.unique(kind):
-        yield rows[kind == each]
+    sizes = _sizes(max(int(lengths_R.max()), _FEWEST_KEYS).bit_length())
+    is_square = shared_R[rows] == 0
+    keys = sizes[np.searchsorted(sizes, np.maximum(lengths_R[rows], _FEWEST_KEYS))]
+    queries = np.where(is_square, keys, sizes[np.searchsorted(sizes, np.maximum(new_R[rows], _FEWEST_QUERIES))])
+    shape = (is_square << 60) | (queries << 30) | keys
+    for each in np.unique(shape):
+        here = shape == each
+        first = int(np.argmax(here))
+        yield bool(is_square[first]), int(queries[first]), int(keys[first]), rows[here]
+
+
+@lru_cache
+def _sizes(bits: int) -> Ints:
+    """What a grid may measure: 1, 2, 3, 4, 6, 8, 12, ... up to the power of two that has these bits less one."""
+    return np.array(sorted({size for power in range(bits + 1) for size in (1 << power, 3 << power >> 1)}), np.int64)

@@ -1,127 +1,168 @@
-"""Matrices of the base model beside an adapter that changes while it is trained.
+"""Matrices of the base model beside adapters that change while they are trained, for one model or several at once.
 
 A small matrix is added up with its low-rank term once a call, and the forward and backward passes then see one plain
 matrix; its gradient is carried over to the two halves at the end. For a large one the halves stay apart, which costs
 less arithmetic and no memory of the matrix's size. Both are exact; which is faster depends on the shape alone.
+
+Several models go through a projection together as sections of rows, each with its own matrix. A section is one product
+with the shape that it has alone, so its numbers are those that it has alone, bit for bit.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from tinsmith_server.trainer.adapter import Adapter, Halves
+from tinsmith_server.trainer.adapter import Halves
 
-_THIN_COST = 4.0
-"""How much slower a product with a dimension of rank size runs, per operation, than one of two large matrices; measured
-on CPUs for ranks 8 to 32."""
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Part:
+    """One of the model's own kinds of matrices within a projection."""
+
+    paths: tuple[str, ...]
+    """Its modules' paths, one a layer."""
+    rows: slice
+    inputs: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Projection:
-    """One frozen matrix, which may hold several of the model one below the other."""
+    """A frozen matrix of every layer, which may hold several of the model's one below the other."""
+
+    weight_LOI: Tensor
+    bias_LO: Tensor | None
+    parts: tuple[Part, ...]
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class SectionWeight:
+    """What one model multiplies its rows with."""
 
     weight_OI: Tensor
-    bias_O: Tensor | None
-    parts: tuple[tuple[str, int], ...]
-    """Path and rows of each of the model's matrices in it."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Linear:
-    """x -> W x + b, and B A x where the halves stay apart."""
-
-    weight_OI: Tensor
-    bias_O: Tensor | None
+    transposed_IO: Tensor
     halves: Halves | None = None
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """[..., in] -> [..., out]."""
-        y = F.linear(x, self.weight_OI, self.bias_O)
-        return y if self.halves is None else y + F.linear(F.linear(x, self.halves.a_RI), self.halves.b_OR)
-
-
-class GradientBridge:
-    """Cuts the graph between the adapter and what is derived from it once a call, so that each micro-batch runs a
-    backward pass of its own, and one pass at the end carries the sums over."""
-
-    def __init__(self) -> None:
-        self._cuts: list[tuple[Tensor, Tensor]] = []
-
-    def cut(self, derived: Tensor) -> Tensor:
-        """A leaf with the value of `derived`."""
-        leaf = derived.detach().requires_grad_(derived.requires_grad)
-        self._cuts.append((derived, leaf))
-        return leaf
-
-    def carry(self) -> None:
-        """Passes the leaves' gradients on."""
-        reached = [(derived, leaf.grad) for derived, leaf in self._cuts if leaf.grad is not None]
-        if reached:
-            torch.autograd.backward([derived for derived, _ in reached], [gradient for _, gradient in reached])
-        self._cuts.clear()
+    """A [R, in] and scaled B [out, R] where they stay apart."""
+    is_trained: bool = False
+    """Whether the gradients of its rows are needed."""
+    gradient_OI: Tensor | None = None
+    """Where the gradient of a merged matrix goes; None where nothing in it is trained."""
+    half_gradients: Halves | None = None
+    """The same for halves that stay apart, float32."""
+    has_gradients: bool = False
+    """Whether a backward pass has been here, so that the next one adds to what it left."""
 
 
-def adapted(projection: Projection, adapter: Adapter, bridge: GradientBridge) -> Linear:
-    """The projection with the adapter's terms for its parts."""
-    halves = _stacked(projection, adapter)
-    if halves is None:
-        return Linear(weight_OI=projection.weight_OI, bias_O=projection.bias_O)
-    if _merging_is_cheaper(projection.weight_OI, adapter.shape.rank):
-        merged = torch.addmm(projection.weight_OI, halves.b_OR, halves.a_RI, alpha=adapter.scale)
-        return Linear(weight_OI=bridge.cut(merged), bias_O=projection.bias_O)
-    dtype = projection.weight_OI.dtype
-    apart = Halves(bridge.cut(halves.a_RI.to(dtype)), bridge.cut((halves.b_OR * adapter.scale).to(dtype)))
-    return Linear(weight_OI=projection.weight_OI, bias_O=projection.bias_O, halves=apart)
+@dataclass(kw_only=True, slots=True, eq=False)
+class Linear:
+    """x -> W x + b of one layer, with a W of its own for each section of the rows."""
+
+    sections: list[SectionWeight]
+    bias_O: Tensor | None
+
+    def __call__(self, x: Tensor, counts: Sequence[int]) -> Tensor:
+        """[rows, in] -> [rows, out]; `counts` are the rows of each section."""
+        trained = any(section.gradient_OI is not None or section.half_gradients for section in self.sections)
+        # Autograd asks for gradients only behind something that requires one, which the first layer's input does not.
+        switch = torch.zeros((), requires_grad=trained)
+        product: Tensor = _Product.apply(x, switch, self, counts)
+        return product
+
+    def only(self, section: int) -> "Linear":
+        """The same for the rows of one section."""
+        return Linear(sections=[self.sections[section]], bias_O=self.bias_O)
 
 
-def _merging_is_cheaper(weight_OI: Tensor, rank: int) -> bool:
-    """Compares one more product of the matrix's size with those by the halves. Never where adding would round."""
-    outputs, inputs = weight_OI.shape
-    return weight_OI.dtype == torch.float32 and outputs * inputs <= 2 * _THIN_COST * rank * (outputs + inputs)
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, x: Tensor, switch: Tensor, linear: Linear, counts: Sequence[int]) -> Tensor:
+        context.save_for_backward(x)
+        context.linear, context.counts = linear, counts
+        y = x.new_empty(len(x), len(linear.sections[0].weight_OI))
+        for section, mine, out in zip(linear.sections, _split(x, counts), _split(y, counts), strict=True):
+            if linear.bias_O is None:
+                torch.mm(mine, section.transposed_IO, out=out)
+            else:
+                torch.addmm(linear.bias_O, mine, section.transposed_IO, out=out)
+            if section.halves is not None:
+                out.addmm_(mine @ section.halves.a_RI.t(), section.halves.b_OR.t())
+        return y
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, None, None, None]:
+        (x,) = context.saved_tensors
+        linear, counts = context.linear, context.counts
+        passed_on = torch.empty_like(x) if context.needs_input_grad[0] else None
+        parts = [None] * len(counts) if passed_on is None else _split(passed_on, counts)
+        for section, mine, above, below in zip(
+            linear.sections, _split(x, counts), _split(gradient.contiguous(), counts), parts, strict=True
+        ):
+            if section.is_trained:
+                _backward(section, mine, above, below)
+            elif below is not None:
+                below.zero_()
+        return passed_on, None, None, None
 
 
-def _stacked(projection: Projection, adapter: Adapter) -> Halves | None:
-    """The parts' As one below the other and their Bs on a diagonal; a part without an adapter has an empty block."""
-    found = [adapter.halves.get(path) for path, _ in projection.parts]
-    present = [halves for halves in found if halves is not None]
-    if not present:
-        return None
-    if len(found) == 1:
-        return present[0]
-    blocks = [
-        projection.weight_OI.new_zeros(rows, 0) if halves is None else halves.b_OR
-        for halves, (_, rows) in zip(found, projection.parts, strict=True)
-    ]
-    b_OR = torch.block_diag(*blocks)  # type: ignore[no-untyped-call]
-    return Halves(torch.cat([halves.a_RI for halves in present]), b_OR)
+def _split(rows: Tensor, counts: Sequence[int]) -> tuple[Tensor, ...]:
+    # A single section is the whole; and this way round torch's own, slower, `Tensor.split`.
+    return (rows,) if len(counts) == 1 else torch.split_with_sizes(rows, counts)
 
 
-def fused(parts: Sequence[tuple[str, torch.nn.Linear]]) -> Projection:
-    """One projection that gives the outputs of several linear modules one after the other. The modules' own weights
-    become views of it, so that they exist once."""
-    weight_OI = torch.cat([module.weight.detach() for _, module in parts])
-    sizes = [len(module.weight) for _, module in parts]
-    for (_, module), rows in zip(parts, torch.split_with_sizes(weight_OI, sizes), strict=True):
-        module.weight.data = rows
-    return Projection(
-        weight_OI=weight_OI,
-        bias_O=_fused_bias([module for _, module in parts]),
-        parts=tuple((path, len(module.weight)) for path, module in parts),
-    )
+def _backward(section: SectionWeight, x: Tensor, above: Tensor, below: Tensor | None) -> None:
+    """Gradients of one section: `below` is that of its rows."""
+    if below is not None:
+        torch.mm(above, section.weight_OI, out=below)
+    if section.gradient_OI is not None:
+        if section.has_gradients:
+            section.gradient_OI.addmm_(above.t(), x)
+        else:
+            torch.mm(above.t(), x, out=section.gradient_OI)
+    section.has_gradients = True
+    if section.halves is None:
+        return
+    behind = above @ section.halves.b_OR
+    if below is not None:
+        below.addmm_(behind, section.halves.a_RI)
+    if section.half_gradients is not None:
+        section.half_gradients.a_RI.add_(behind.t() @ x)
+        section.half_gradients.b_OR.add_(above.t() @ (x @ section.halves.a_RI.t()))
+
+
+def stacked(layers: Sequence[Sequence[tuple[str, torch.nn.Linear]]]) -> Projection:
+    """One projection that gives the outputs of several linear modules one after the other, for all layers. The modules'
+    own weights become views of it, so that they exist once."""
+    modules = [[module for _, module in layer] for layer in layers]
+    weight_LOI = torch.stack([torch.cat([module.weight.detach() for module in layer]) for layer in modules])
+    sizes = [len(module.weight) for module in modules[0]]
+    for layer, own_OI in zip(modules, weight_LOI.unbind(), strict=True):
+        for module, rows in zip(layer, torch.split_with_sizes(own_OI, sizes), strict=True):
+            module.weight.data = rows
+    biases = [_bias(layer) for layer in modules]
+    has_bias = any(bool(bias.any()) for bias in biases)
+    return Projection(weight_LOI=weight_LOI, bias_LO=torch.stack(biases) if has_bias else None, parts=_parts(layers))
 
 
 def single(path: str, module: torch.nn.Linear) -> Projection:
-    """The projection of one linear module."""
-    bias_O = None if module.bias is None else module.bias.detach()
-    return Projection(weight_OI=module.weight.detach(), bias_O=bias_O, parts=((path, len(module.weight)),))
+    """The projection of one linear module that stands outside the layers; it shares the module's memory."""
+    bias_LO = None if module.bias is None else module.bias.detach()[None]
+    part = Part(paths=(path,), rows=slice(0, len(module.weight)), inputs=module.in_features)
+    return Projection(weight_LOI=module.weight.detach()[None], bias_LO=bias_LO, parts=(part,))
 
 
-def _fused_bias(modules: Sequence[torch.nn.Linear]) -> Tensor | None:
-    if all(module.bias is None for module in modules):
-        return None
+def _parts(layers: Sequence[Sequence[tuple[str, torch.nn.Linear]]]) -> tuple[Part, ...]:
+    parts, start = [], 0
+    for of_layers in zip(*layers, strict=True):
+        module = of_layers[0][1]
+        rows = slice(start, start + module.out_features)
+        parts.append(Part(paths=tuple(path for path, _ in of_layers), rows=rows, inputs=module.in_features))
+        start = rows.stop
+    return tuple(parts)
+
+
+def _bias(modules: Sequence[torch.nn.Linear]) -> Tensor:
     return torch.cat(
         [
             module.weight.new_zeros(len(module.weight)) if module.bias is None else module.bias.detach()

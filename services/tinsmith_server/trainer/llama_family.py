@@ -1,95 +1,138 @@
 """Llama, Qwen2 and Qwen3 checkpoints on our own forward pass (`decoder.py`)."""
 
+import math
+from collections.abc import Sequence
+
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 
 from tinsmith_server.models.llama_family import RotaryTable, qk_norm_of
 from tinsmith_server.trainer import decoder
+from tinsmith_server.trainer.adapted import AdaptedProjection, Bound
 from tinsmith_server.trainer.adapter import Adapter
-from tinsmith_server.trainer.decoder import Layer, Sizes, Weights
-from tinsmith_server.trainer.head import target_logprobs
-from tinsmith_server.trainer.layout import MicroBatch
-from tinsmith_server.trainer.linear import GradientBridge, Linear, Projection, adapted, fused, single
+from tinsmith_server.trainer.attention import Heads
+from tinsmith_server.trainer.causal import Outputs, Reading
+from tinsmith_server.trainer.decoder import Layer, Weights
+from tinsmith_server.trainer.head import Head
+from tinsmith_server.trainer.joined import join
+from tinsmith_server.trainer.linear import Projection, single, stacked
 from tinsmith_server.trainer.model_facts import ModelFacts
+
+_VECTOR = 64
+"""Numbers that the widest vector instructions take in one turn of a loop."""
+_MOST_ACTIVATIONS = 1 << 31
+"""Bytes that the layers of one pass may leave for its backward pass, before they are computed again instead."""
 
 
 class LlamaFamilyModel(ModelFacts):
     """A base model in memory; see `causal.CausalModel`."""
 
-    def __init__(self, model: PreTrainedModel, *, name: str) -> None:
+    reads_together = True
+
+    def __init__(self, model: PreTrainedModel, *, name: str, recompute: bool | None = None) -> None:
+        """`recompute`: whether a backward pass computes the layers again instead of remembering them; None does so
+        where memory asks for it."""
         super().__init__(model, name=name)
         config = model.config
-        self.sizes = Sizes(
-            query_heads=config.num_attention_heads,
-            kv_heads=config.num_key_value_heads,
-            head_size=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
-            feed_forward=config.intermediate_size,
+        self._recompute = recompute
+        self.heads = Heads(
+            queries=config.num_attention_heads,
+            keys=config.num_key_value_heads,
+            size=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
             norm_epsilon=config.rms_norm_eps,
         )
+        layers = list(model.model.layers)
         self.embedding = model.model.embed_tokens.weight.detach()
         self.norm = model.model.norm.weight.detach()
+        self.qkv = _of_layers(layers, "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+        self.attention_out = _of_layers(layers, "self_attn.o_proj")
+        self.gate_up = _of_layers(layers, "mlp.gate_proj", "mlp.up_proj")
+        self.down = _of_layers(layers, "mlp.down_proj")
         self.head = single("lm_head", model.lm_head)
-        self.layers = [_BaseLayer(f"model.layers.{index}", module) for index, module in enumerate(model.model.layers)]
-        heads = {"query_heads": self.sizes.query_heads, "kv_heads": self.sizes.kv_heads}
-        self._qk_norms = [qk_norm_of(module.self_attn, **heads) for module in model.model.layers]
+        self.attention_norms = [layer.get_parameter("input_layernorm.weight").detach() for layer in layers]
+        self.mlp_norms = [layer.get_parameter("post_attention_layernorm.weight").detach() for layer in layers]
+        heads = {"query_heads": self.heads.queries, "kv_heads": self.heads.keys}
+        self.qk_norms = [qk_norm_of(layer.self_attn, **heads) for layer in layers]
         self.rotary = RotaryTable(model)
+        widths = (config.hidden_size, self.heads.keys * self.heads.size, config.intermediate_size)
+        self.node_step = _VECTOR // math.gcd(_VECTOR, *widths)
+        """Rows of nodes that vector instructions divide evenly."""
+        self.output_step = math.lcm(self.node_step, _VECTOR // math.gcd(_VECTOR, self.vocabulary))
+        """The same of outputs."""
 
-    def bind(self, adapter: Adapter) -> "BoundLlama":
-        return BoundLlama(self, adapter)
+    def recomputes(self, nodes: int) -> bool:
+        """Whether the layers of a pass over so many nodes are computed again in its backward pass."""
+        if self._recompute is not None:
+            return self._recompute
+        # Inputs and outputs of the projections, and about as much between them.
+        widths = sum(sum(each.weight_LOI.shape[1:]) for each in (self.qkv, self.attention_out, self.gate_up, self.down))
+        size: int = 2 * nodes * widths * len(self.mlp_norms) * self.embedding.itemsize
+        return size > _MOST_ACTIVATIONS
 
-    def qk_norm(self, index: int) -> Tensor | None:
-        """Norm weights of the heads of one layer."""
-        return self._qk_norms[index]
+    def bind(self, adapters: Sequence[Adapter], trained: Sequence[bool]) -> "BoundLlama":
+        return BoundLlama(self, adapters, trained)
 
 
 class BoundLlama:
-    """See `causal.BoundAdapter`."""
+    """See `causal.BoundAdapters`."""
 
-    def __init__(self, model: LlamaFamilyModel, adapter: Adapter) -> None:
+    @torch.no_grad()
+    def __init__(self, model: LlamaFamilyModel, adapters: Sequence[Adapter], trained: Sequence[bool]) -> None:
         self._model = model
-        self._bridge = GradientBridge()
-
-        def linear(projection: Projection) -> Linear:
-            return adapted(projection, adapter, self._bridge)
-
+        self._adapters = [
+            Bound(adapter=adapter, is_trained=flag, gradients={})
+            for adapter, flag in zip(adapters, trained, strict=True)
+        ]
+        self._projections: list[AdaptedProjection] = []
+        qkv, attention_out, gate_up, down, head = (
+            self._adapted(projection)
+            for projection in (model.qkv, model.attention_out, model.gate_up, model.down, model.head)
+        )
         layers = [
             Layer(
-                attention_norm=base.attention_norm,
-                qkv=linear(base.qkv),
-                qk_norm=model.qk_norm(index),
-                attention_out=linear(base.attention_out),
-                mlp_norm=base.mlp_norm,
-                gate_up=linear(base.gate_up),
-                down=linear(base.down),
+                attention_norm=model.attention_norms[index],
+                qkv=qkv.layers[index],
+                qk_norm=model.qk_norms[index],
+                attention_out=attention_out.layers[index],
+                mlp_norm=model.mlp_norms[index],
+                gate_up=gate_up.layers[index],
+                down=down.layers[index],
             )
-            for index, base in enumerate(model.layers)
+            for index in range(len(model.mlp_norms))
         ]
-        self._weights = Weights(embedding=model.embedding, layers=tuple(layers), norm=model.norm)
-        self._head = linear(model.head)
+        self._weights = Weights(embedding=model.embedding, layers=tuple(layers), norm=model.norm, heads=model.heads)
+        self._head = Head(head.layers[0], vocabulary=model.vocabulary)
 
-    def logprobs(self, batch: MicroBatch, targets: Tensor) -> Tensor:
-        rotary = self._model.rotary.up_to(int(batch.lengths_R.max()))
-        hidden_Md = decoder.hidden_states(self._weights, self._model.sizes, rotary, batch)
-        outputs = torch.from_numpy(batch.output_of_target_P).to(hidden_Md.device)
-        return target_logprobs(self._head, hidden_Md, outputs, targets, self._model.vocabulary)
+    def outputs(self, readings: Sequence[Reading], *, distributions: bool = False) -> Sequence[Outputs]:
+        model = self._model
+        batches = [reading.batch for reading in readings]
+        joined = join(batches, node_step=model.node_step, output_step=model.output_step)
+        rotary = model.rotary.up_to(joined.longest)
+        recompute = model.recomputes(len(joined.tokens_N))
+        hidden_Md = decoder.hidden_states(self._weights, rotary, joined, recompute=recompute)
+        return self._head.outputs(hidden_Md, joined.output_counts, readings, distributions=distributions)
 
-    def collect(self) -> None:
-        self._bridge.carry()
+    @torch.no_grad()
+    def collect(self, accepted: Sequence[bool]) -> None:
+        for projection in self._projections:
+            projection.bring_home()
+        for bound, is_accepted in zip(self._adapters, accepted, strict=True):
+            if bound.is_trained and is_accepted:
+                bound.adapter.accumulate(bound.gradients)
+
+    def _adapted(self, projection: Projection) -> AdaptedProjection:
+        made = AdaptedProjection(projection, self._adapters)
+        self._projections.append(made)
+        return made
 
 
-class _BaseLayer:
-    """Frozen weights of one decoder layer."""
+def _of_layers(layers: Sequence[nn.Module], *names: str) -> Projection:
+    """The projection of some linear modules that every layer has."""
 
-    def __init__(self, path: str, module: nn.Module) -> None:
-        def submodule(name: str) -> tuple[str, nn.Linear]:
-            found = module.get_submodule(name)
-            assert isinstance(found, nn.Linear)
-            return f"{path}.{name}", found
+    def submodule(index: int, name: str) -> tuple[str, nn.Linear]:
+        found = layers[index].get_submodule(name)
+        assert isinstance(found, nn.Linear)
+        return f"model.layers.{index}.{name}", found
 
-        self.attention_norm = module.get_parameter("input_layernorm.weight").detach()
-        self.qkv = fused([submodule(f"self_attn.{name}") for name in ("q_proj", "k_proj", "v_proj")])
-        self.attention_out = single(*submodule("self_attn.o_proj"))
-        self.mlp_norm = module.get_parameter("post_attention_layernorm.weight").detach()
-        self.gate_up = fused([submodule(f"mlp.{name}") for name in ("gate_proj", "up_proj")])
-        self.down = single(*submodule("mlp.down_proj"))
+    return stacked([[submodule(index, name) for name in names] for index in range(len(layers))])

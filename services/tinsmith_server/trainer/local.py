@@ -1,6 +1,9 @@
 """The `local` backend: base models in this process, in memory once however many adapters are trained on them."""
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +19,56 @@ from tinsmith_server.trainer.hugging_face import HuggingFaceModel
 from tinsmith_server.trainer.llama_family import LlamaFamilyModel
 from tinsmith_server.trainer.losses import CrossEntropy
 from tinsmith_server.trainer.ragged import Ragged
-from tinsmith_server.trainer.request import AdamParams, Batch, TrainingCall
+from tinsmith_server.trainer.request import AdamParams, Batch, ForwardResult, StepResult, TrainingCall
+from tinsmith_server.trainer.torch_queue import TorchQueue
 from tinsmith_server.trainer.trained_model import Limits, TrainedModel
+
+
+class LocalModel:
+    """See `backend.TrainableModel`. What it writes has no use for a life time: the store keeps and deletes it."""
+
+    def __init__(self, model: TrainedModel, queue: TorchQueue) -> None:
+        self._model, self._queue = model, queue
+
+    @property
+    def base_model(self) -> str:
+        return self._model.base_model
+
+    @property
+    def shape(self) -> LoraShape:
+        return self._model.shape
+
+    @property
+    def step(self) -> int:
+        return self._model.step
+
+    @property
+    def trainable_parameters(self) -> int:
+        return self._model.trainable_parameters
+
+    @property
+    def is_at_rest(self) -> bool:
+        return self._model.is_at_rest
+
+    async def forward(self, call: TrainingCall) -> ForwardResult:
+        return await self._queue.compute(lambda: self._model.prepare(call, trains=False))
+
+    async def forward_backward(self, call: TrainingCall) -> ForwardResult:
+        if call.parameter_grad_norms:
+            return await self._queue.run_long(lambda: self._model.forward_backward(call))
+        return await self._queue.compute(lambda: self._model.prepare(call, trains=True))
+
+    async def optim_step(self, params: AdamParams) -> StepResult:
+        return await self._queue.run(lambda: self._model.optim_step(params))
+
+    async def adapter_files(self, *, lifetime: timedelta | None) -> dict[str, bytes]:
+        return await self._queue.run(self._model.adapter_files)
+
+    async def state_files(self, *, lifetime: timedelta | None) -> dict[str, bytes]:
+        return await self._queue.run(self._model.state_files)
+
+    async def load(self, files: Mapping[str, bytes], *, with_optimizer: bool) -> None:
+        await self._queue.run(lambda: self._model.load(files, with_optimizer=with_optimizer))
 
 
 class LocalBackend:
@@ -26,19 +77,51 @@ class LocalBackend:
     name = "local"
 
     def __init__(
-        self, base_models: Mapping[str, BaseModel], *, home: Path, device: str, dtype: str, limits: Limits
+        self,
+        base_models: Mapping[str, BaseModel],
+        *,
+        home: Path,
+        device: str,
+        dtype: str,
+        limits: Limits,
+        recompute: bool | None,
+        queue: TorchQueue,
     ) -> None:
         self.device = f"{device} {dtype}"
         self._wanted, self._home, self._device, self._dtype = base_models, home, device, dtype
-        self._limits = limits
+        self._limits, self._queue, self._recompute = limits, queue, recompute
         self._bases: dict[str, CausalModel] = {}
 
-    def load(self) -> None:
-        for name, base_model in self._wanted.items():
-            directory = find_directory(base_model, self._home)
-            base = causal_model(load_causal_lm(directory, device=self._device, dtype=self._dtype), name=name)
-            self._bases[name] = base
-            _warm_up(self.create_model(name, LoraShape(rank=1, alpha=1.0, train_unembedding=False)))
+    async def start(self) -> None:
+        """Loads the base models. Errors as `models.find_directory`, `load_causal_lm`."""
+        await self._queue.run(self._load)
+
+    def tell(self, changed: Callable[[], None]) -> None:
+        """Has `changed` called, on the event loop that runs now, whenever `waiting` falls."""
+        loop = asyncio.get_running_loop()
+        self._queue.on_change = lambda: _call_soon(loop, changed)
+
+    async def stop(self) -> None:
+        await self._queue.stop()
+
+    @property
+    def waiting(self) -> int:
+        return self._queue.waiting
+
+    def base(self, name: str) -> CausalModel:
+        """A base model in memory. NotFound with reason BASE_MODEL_NOT_FOUND."""
+        if name not in self._bases:
+            served = ", ".join(self._bases) or "none"
+            raise NotFound(
+                f"base model {name!r} is not served here; this trainer serves {served} (setting base_models)",
+                reason="BASE_MODEL_NOT_FOUND",
+                metadata={"base_model": name, "served": served},
+            )
+        return self._bases[name]
+
+    def directory(self, name: str) -> Path:
+        """Where a base model's files are. Blocks; errors as `base`."""
+        return find_directory(self._wanted[self.base(name).name], self._home)
 
     def base_models(self) -> Sequence[BaseModelSummary]:
         return [
@@ -52,21 +135,38 @@ class LocalBackend:
             for base in self._bases.values()
         ]
 
-    def create_model(self, base_model: str, shape: LoraShape) -> TrainedModel:
-        if base_model not in self._bases:
-            served = ", ".join(self._bases) or "none"
-            raise NotFound(
-                f"base model {base_model!r} is not served here; this trainer serves {served} (setting base_models)",
-                reason="BASE_MODEL_NOT_FOUND",
-                metadata={"base_model": base_model, "served": served},
-            )
-        return TrainedModel(self._bases[base_model], shape, limits=self._limits)
+    async def create_model(self, base_model: str, shape: LoraShape) -> LocalModel:
+        return LocalModel(await self._queue.run(lambda: self._make(base_model, shape)), self._queue)
+
+    async def restore_model(
+        self, base_model: str, shape: LoraShape, files: Mapping[str, bytes], *, with_optimizer: bool
+    ) -> LocalModel:
+        model = await self.create_model(base_model, shape)
+        await model.load(files, with_optimizer=with_optimizer)
+        return model
+
+    def _load(self) -> None:
+        for name, base_model in self._wanted.items():
+            directory = find_directory(base_model, self._home)
+            model = load_causal_lm(directory, device=self._device, dtype=self._dtype)
+            base = causal_model(model, name=name, recompute=self._recompute)
+            self._bases[name] = base
+            _warm_up(self._make(name, LoraShape(rank=1, alpha=1.0, train_unembedding=False)))
+
+    def _make(self, base_model: str, shape: LoraShape) -> TrainedModel:
+        return TrainedModel(self.base(base_model), shape, limits=self._limits)
 
 
-def causal_model(model: PreTrainedModel, *, name: str) -> CausalModel:
-    """A `transformers` model with the fastest forward pass that computes what its own does."""
+def _call_soon(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
+    with suppress(RuntimeError):  # the loop has been closed
+        loop.call_soon_threadsafe(call)
+
+
+def causal_model(model: PreTrainedModel, *, name: str, recompute: bool | None = None) -> CausalModel:
+    """A `transformers` model with the fastest forward pass that computes what its own does. `recompute` as
+    `LlamaFamilyModel`; others remember their layers."""
     if is_plain_member(model):
-        return LlamaFamilyModel(model, name=name)
+        return LlamaFamilyModel(model, name=name, recompute=recompute)
     return HuggingFaceModel(model, name=name)
 
 

@@ -22,8 +22,11 @@ _ROUTERS = frozenset({"gate", "router"})
 def adapted_matrices(model: PreTrainedModel, shape: LoraShape) -> Sequence[AdaptedMatrix]:
     """The matrices that an adapter of this shape changes, in the model's own order.
 
-    Raises FailedPrecondition with reason BASE_MODEL_UNSUPPORTED when there is none of a kind that is asked for.
+    Raises FailedPrecondition with reason BASE_MODEL_UNSUPPORTED when there is none of a kind, or of a name, that is
+    asked for.
     """
+    if shape.target_modules:
+        return _named(model, shape.target_modules)
     wanted = {"attention": shape.train_attention, "mlp": shape.train_mlp, "unembedding": shape.train_unembedding}
     found = [(kind, matrix) for kind, matrix in _all(model) if wanted[kind]]
     for kind in (kind for kind, is_wanted in wanted.items() if is_wanted):
@@ -35,6 +38,23 @@ def adapted_matrices(model: PreTrainedModel, shape: LoraShape) -> Sequence[Adapt
                 metadata={"module": kind},
             )
     return [matrix for _, matrix in found]
+
+
+def is_named(path: str, name: str) -> bool:
+    """Whether `name` is the path or an ending of it, by PEFT's rule."""
+    return path == name or path.endswith(f".{name}")
+
+
+def _named(model: PreTrainedModel, names: Sequence[str]) -> Sequence[AdaptedMatrix]:
+    matrices = [matrix for _, matrix in _all(model)]
+    for name in names:
+        if not any(is_named(matrix.path, name) for matrix in matrices):
+            raise FailedPrecondition(
+                f"{type(model).__name__} has no attention, mlp or unembedding matrix {name!r} that can be adapted",
+                reason="BASE_MODEL_UNSUPPORTED",
+                metadata={"module": name},
+            )
+    return [matrix for matrix in matrices if any(is_named(matrix.path, name) for name in names)]
 
 
 def _all(model: PreTrainedModel) -> Iterator[tuple[str, AdaptedMatrix]]:

@@ -38,7 +38,7 @@ class AdamW:
         gradients = self._adapter.gradients
         norm = float(torch.linalg.vector_norm(gradients, dtype=torch.float64))
         if not math.isfinite(norm):
-            gradients.zero_()
+            self._adapter.clear_gradients()
             raise Internal(
                 "a gradient is not finite, so it was dropped; look at the advantages and weights of the batch, or "
                 "lower the learning rate",
@@ -47,7 +47,7 @@ class AdamW:
         if 0 < params.grad_clip_norm < norm:
             gradients.mul_(params.grad_clip_norm / norm)
         self._update(params)
-        gradients.zero_()
+        self._adapter.clear_gradients()
         return norm
 
     def _update(self, params: AdamParams) -> None:

@@ -1,10 +1,12 @@
 """What a training call asks for, and what it answers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tinsmith_server.trainer.losses import Loss
-from tinsmith_server.trainer.ragged import Ragged
+from tinsmith_server.trainer.objective import Objective, TermReport
+from tinsmith_server.trainer.ragged import Ragged, SparseRagged
+from tinsmith_server.trainer.regularizers import Term
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -13,8 +15,9 @@ class Batch:
 
     tokens: Ragged
     """What the model reads: int64."""
-    columns: Mapping[str, Ragged]
-    """What the loss reads, by name: int64 or float32, [tokens] or [tokens, K]; rows as those of `tokens`."""
+    columns: Mapping[str, Ragged | SparseRagged]
+    """What the objective reads, by name: int64 or float32, [tokens] or [tokens, K]; rows as those of `tokens`, but for
+    columns with one value a datum."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -25,6 +28,8 @@ class ForwardResult:
     """float32 [tokens] or [tokens, K]; None when they were not asked for."""
     metrics: Mapping[str, float]
     """"loss:sum" and others as "name:reduction"."""
+    regularizers: Sequence[TermReport] = ()
+    """What each regularizer contributed, in the request's order."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,4 +59,13 @@ class TrainingCall:
 
     batch: Batch
     loss: Loss
+    terms: tuple[Term, ...] = ()
+    """Regularizers that are added to the loss."""
     omit_logprobs: bool = False
+    parameter_grad_norms: bool = False
+    """Whether the answer shall have the norms of the gradients by the adapter's parameters."""
+
+    @property
+    def objective(self) -> Objective:
+        """What is minimised."""
+        return Objective(loss=self.loss, terms=self.terms)

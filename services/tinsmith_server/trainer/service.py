@@ -1,19 +1,22 @@
 """The gRPC face of training."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc.aio
 
 from tinsmith.trainer.v1 import trainer_service_pb2 as pb
 from tinsmith.trainer.v1 import trainer_service_pb2_grpc as pb_grpc
-from tinsmith_server.serving import checks_request, validate
+from tinsmith_server.serving import charge_tokens, checks_request, validate, visible_owner
 from tinsmith_server.serving.paging import page
 from tinsmith_server.storage import CheckpointUri
 from tinsmith_server.trainer import wire
 from tinsmith_server.trainer.backend import Backend
+from tinsmith_server.trainer.call_queue import CallQueue
 from tinsmith_server.trainer.hosted_model import HostedModel
 from tinsmith_server.trainer.registry import ModelRegistry
+from tinsmith_server.trainer.request import TrainingCall
 
 if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]
@@ -35,12 +38,13 @@ class TrainerService(pb_grpc.TrainerServiceServicer):
     The calls that have a seq_id check their requests themselves, in their turn: a refused call consumes its seq_id.
     """
 
-    def __init__(self, registry: ModelRegistry, backend: Backend, *, max_batch_data: int) -> None:
-        self._registry, self._backend, self._max_batch_data = registry, backend, max_batch_data
+    def __init__(self, registry: ModelRegistry, backend: Backend, calls: CallQueue, *, max_batch_data: int) -> None:
+        self._registry, self._backend, self._calls = registry, backend, calls
+        self._max_batch_data = max_batch_data
 
     async def CreateModel(self, request: pb.CreateModelRequest, context: "Context") -> pb.CreateModelResponse:
         async def create() -> pb.CreateModelResponse:
-            return pb.CreateModelResponse(model=wire.model(await self._registry.create(wire.new_model(request))))
+            return wire.create_model_response(await self._registry.create(wire.new_model(request)))
 
         return await self._registry.order.run(create, request_id=_once("create", request.request_id))
 
@@ -63,7 +67,7 @@ class TrainerService(pb_grpc.TrainerServiceServicer):
     @checks_request
     async def Forward(self, request: pb.ForwardRequest, context: "Context") -> pb.ForwardResponse:
         async def forward(model: HostedModel) -> pb.ForwardResponse:
-            return wire.forward_response(await model.forward(wire.training_call(request)))
+            return wire.forward_response(await model.forward(_charged(wire.training_call(request))))
 
         return await self._in_order(request, forward)
 
@@ -72,7 +76,7 @@ class TrainerService(pb_grpc.TrainerServiceServicer):
         self, request: pb.ForwardBackwardRequest, context: "Context"
     ) -> pb.ForwardBackwardResponse:
         async def forward_backward(model: HostedModel) -> pb.ForwardBackwardResponse:
-            return wire.forward_backward_response(await model.forward_backward(wire.training_call(request)))
+            return wire.forward_backward_response(await model.forward_backward(_charged(wire.training_call(request))))
 
         return await self._in_order(request, forward_backward)
 
@@ -94,8 +98,8 @@ class TrainerService(pb_grpc.TrainerServiceServicer):
     async def LoadState(self, request: pb.LoadStateRequest, context: "Context") -> pb.LoadStateResponse:
         async def load(model: HostedModel) -> pb.LoadStateResponse:
             uri = CheckpointUri.parse(request.checkpoint_uri)
-            await model.load_state(uri, with_optimizer=request.load_optimizer)
-            return pb.LoadStateResponse(model=wire.model(model))
+            found = await model.load_state(uri, with_optimizer=request.load_optimizer)
+            return wire.load_state_response(model, found)
 
         return await self._in_order(request, load)
 
@@ -112,22 +116,39 @@ class TrainerService(pb_grpc.TrainerServiceServicer):
     ) -> pb.GetCapabilitiesResponse:
         return wire.capabilities(self._backend, self._max_batch_data)
 
+    async def WatchQueue(
+        self, request: pb.WatchQueueRequest, context: "Context"
+    ) -> AsyncIterator[pb.WatchQueueResponse]:
+        async with aclosing(self._calls.watch()) as statuses:
+            async for status in statuses:
+                yield pb.WatchQueueResponse(status=wire.queue_status(status))
+
     async def _in_order(self, request: "OrderedRequest", work: Callable[[HostedModel], Awaitable[T]]) -> T:
-        model = self._registry.get(request.model_id)
+        model = self._registry.use(request.model_id)
 
         async def checked() -> T:
-            validate(request)
-            return await work(model)
+            with self._calls.at_work():
+                validate(request)
+                return await work(model)
 
+        seq_id, request_id = max(request.seq_id, 0), request.request_id
+        if not model.order.knows(seq_id=seq_id, request_id=request_id):
+            self._calls.refuse_if_full()
         try:
-            return await model.order.run(checked, seq_id=max(request.seq_id, 0), request_id=request.request_id)
+            return await model.order.run(checked, seq_id=seq_id, request_id=request_id)
         finally:
             model.touch()
 
 
+def _charged(call: TrainingCall) -> TrainingCall:
+    """The call, after its tokens are booked to the caller."""
+    charge_tokens(len(call.batch.tokens.values))
+    return call
+
+
 def _once(method: str, request_id: str) -> str:
-    """A key under which a repeat finds the first answer; empty when the caller gave no id."""
-    return f"{method} {request_id}" if request_id else ""
+    """A key under which a repeat finds the first answer, of the same tenant; empty when the caller gave no id."""
+    return f"{method} {visible_owner() or ''} {request_id}" if request_id else ""
 
 
 def _age(model: HostedModel) -> tuple[str]:

@@ -1,25 +1,21 @@
 """One model in training: adapter, gradients, optimizer. Plain torch, no messages, no event loop.
 
-Used on one thread at a time. The result of a call is a function of the calls before it and nothing else.
+Used on one thread at a time. The result of a call is a function of the calls before it and nothing else; `together.py`
+runs calls of several models in one pass, with the same results.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-
-import numpy as np
-import torch
-from torch import Tensor
 
 from tinsmith_server.serving.errors import FailedPrecondition, InvalidArgument
 from tinsmith_server.storage import LoraShape
 from tinsmith_server.trainer import adapter_files
 from tinsmith_server.trainer.adapter import Adapter
 from tinsmith_server.trainer.causal import CausalModel
-from tinsmith_server.trainer.layout import MicroBatch, micro_batches
-from tinsmith_server.trainer.losses.base import SEQUENCES, TARGETS, Loss
+from tinsmith_server.trainer.gradient_norms import ParameterNorms, parameter_norms
 from tinsmith_server.trainer.optimizer import AdamW
-from tinsmith_server.trainer.ragged import Array, Ragged
 from tinsmith_server.trainer.request import AdamParams, ForwardResult, StepResult, TrainingCall
+from tinsmith_server.trainer.together import Work, run_together
 from tinsmith_server.trainer.validation import check_call
 
 
@@ -41,7 +37,6 @@ class TrainedModel:
         self._limits = limits
         self._adapter = Adapter(base.matrices(shape), shape, base.device)
         self._optimizer = AdamW(self._adapter)
-        self._has_gradients = False
         self._adapter.initialise()
 
     @property
@@ -61,22 +56,30 @@ class TrainedModel:
     def trainable_parameters(self) -> int:
         return self._adapter.size
 
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether no gradients wait for a step."""
+        return not self._adapter.has_gradients
+
     def forward(self, call: TrainingCall) -> ForwardResult:
-        checked = check_call(call, self._base, max_data=self._limits.max_batch_data)
-        with torch.no_grad():
-            return self._run(checked, lambda loss: None)
+        return _alone(self.prepare(call, trains=False))
 
     def forward_backward(self, call: TrainingCall) -> ForwardResult:
+        work = self.prepare(call, trains=True)
+        norms = self._parameter_norms(work.call) if call.parameter_grad_norms else None
+        result = _alone(work)
+        return result if norms is None else norms.added_to(result)
+
+    def prepare(self, call: TrainingCall, *, trains: bool) -> Work:
+        """The call checked and laid out, for `run_together`. InvalidArgument as `validation.check_call`."""
         checked = check_call(call, self._base, max_data=self._limits.max_batch_data)
-        self._has_gradients = True
-        return self._run(checked, torch.autograd.backward)
+        return self._work(checked, trains=trains)
 
     def optim_step(self, params: AdamParams) -> StepResult:
-        if not self._has_gradients:
+        if not self._adapter.has_gradients:
             raise FailedPrecondition(
                 "there are no gradients: call ForwardBackward before OptimStep", reason="NO_GRADIENTS"
             )
-        self._has_gradients = False
         norm = self._optimizer.apply(params)
         metrics = {"grad_norm:mean": norm, "learning_rate:mean": params.learning_rate}
         return StepResult(step=self.step, metrics=metrics)
@@ -93,52 +96,35 @@ class TrainedModel:
         values = adapter_files.read_adapter(files, self._adapter)
         memory = adapter_files.read_optimizer(files, self._adapter) if with_optimizer else None
         self._adapter.values.copy_(values)
-        self._adapter.gradients.zero_()
-        self._has_gradients = False
+        self._adapter.clear_gradients()
         self._optimizer.reset()
         if memory is not None:
             self._optimizer.mean.copy_(memory.mean)
             self._optimizer.mean_square.copy_(memory.mean_square)
             self._optimizer.step = memory.step
 
-    def _run(self, call: TrainingCall, backward: Callable[[Tensor], None]) -> ForwardResult:
-        batch, loss = call.batch, call.loss
-        columns = {name: torch.from_numpy(column.values) for name, column in batch.columns.items()}
-        if loss.by_sequence:
-            columns[SEQUENCES] = torch.from_numpy(np.repeat(np.arange(len(batch.tokens)), batch.tokens.lengths))
-        counted = loss.counts(columns)
-        counts: Array = counted.numpy()
-        logprobs = torch.zeros(columns[TARGETS].shape)
-        bound = self._base.bind(self._adapter)
-        nodes = self._limits.micro_batch_tokens
-        for piece in micro_batches(batch.tokens, counts if call.omit_logprobs else None, max_nodes=nodes):
-            logprobs[piece.targets_P] = self._run_piece(bound.logprobs, piece, columns, loss, backward)
-        bound.collect()
-        kept = {name: _in_double(column[counted]) for name, column in columns.items() if name != TARGETS}
-        in_double = logprobs[counted].double()
-        metrics = {"loss:sum": float(loss(in_double, kept)), **loss.metrics(in_double, kept)}
-        if call.omit_logprobs:
-            return ForwardResult(logprobs=None, metrics=metrics)
-        rows = Ragged(values=logprobs.numpy(), offsets=batch.tokens.offsets)
-        return ForwardResult(logprobs=rows, metrics=metrics)
+    def _work(self, checked: TrainingCall, *, trains: bool, part: int | None = None) -> Work:
+        nodes = checked.objective.tokens_at_once(self._limits.micro_batch_tokens, self._base.vocabulary)
+        return Work(self._base, self._adapter, checked, trains=trains, max_nodes=nodes, part=part)
 
-    def _run_piece(
-        self,
-        logprobs_of: Callable[[MicroBatch, Tensor], Tensor],
-        piece: MicroBatch,
-        columns: Mapping[str, Tensor],
-        loss: Loss,
-        backward: Callable[[Tensor], None],
-    ) -> Tensor:
-        places = torch.from_numpy(piece.targets_P)
-        mine = {name: column[places].to(self._base.device) for name, column in columns.items()}
-        logprobs = logprobs_of(piece, mine[TARGETS])
-        backward(loss(logprobs, mine))
-        return logprobs.detach().cpu()
+    def _parameter_norms(self, call: TrainingCall) -> ParameterNorms:
+        def run(part: int) -> bool:
+            work = self._work(call, trains=True, part=part)
+            _alone(work)
+            return work.evaluation.has_gradient
+
+        had_gradients = self._adapter.has_gradients
+        try:
+            return parameter_norms(call.objective, self._adapter.gradients, run)
+        finally:
+            self._adapter.has_gradients = had_gradients
 
 
-def _in_double(column: Tensor) -> Tensor:
-    return column.double() if column.is_floating_point() else column
+def _alone(work: Work) -> ForwardResult:
+    (result,) = run_together([work])
+    if isinstance(result, Exception):
+        raise result
+    return result
 
 
 def _check_shape(shape: LoraShape, limits: Limits) -> None:

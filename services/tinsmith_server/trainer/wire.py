@@ -1,23 +1,34 @@
-"""The trainer's messages and its domain, one into the other. With `columns.py` the only place that knows both."""
+"""The trainer's messages and its domain, one into the other. With `columns.py` and `wire_loss.py`
+the only place that knows both."""
 
 from datetime import UTC, datetime, timedelta
 
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from tinsmith.arrays import ragged_of
-from tinsmith.trainer.v1 import checkpoint_pb2, loss_pb2
+from tinsmith.trainer.v1 import checkpoint_pb2, checkpoint_service_pb2
 from tinsmith.trainer.v1 import trainer_service_pb2 as pb
-from tinsmith.types.v1 import model_pb2, tensor_pb2
-from tinsmith_server.serving.errors import InvalidArgument, Unimplemented
-from tinsmith_server.storage import SAMPLER, TRAINING, CheckpointFile, LoraShape, Manifest
-from tinsmith_server.trainer import columns
+from tinsmith.types.v1 import model_pb2, queue_pb2, tensor_pb2
+from tinsmith_server.serving.errors import InvalidArgument
+from tinsmith_server.storage import (
+    SAMPLER,
+    TRAINING,
+    CheckpointFile,
+    CheckpointUri,
+    LoraShape,
+    Manifest,
+    Resolved,
+    Skipped,
+)
+from tinsmith_server.trainer import columns, wire_loss
 from tinsmith_server.trainer.backend import Backend, BaseModelSummary
+from tinsmith_server.trainer.call_queue import QueueStatus
 from tinsmith_server.trainer.hosted_model import HostedModel, SaveRequest
-from tinsmith_server.trainer.losses import LOSSES, Cispo, CrossEntropy, Dro, Gspo, ImportanceSampling, Loss, Ppo
-from tinsmith_server.trainer.registry import NewModel
+from tinsmith_server.trainer.losses import LOSSES
+from tinsmith_server.trainer.registry import CreatedModel, NewModel
 from tinsmith_server.trainer.request import AdamParams, Batch, ForwardResult, StepResult, TrainingCall
+from tinsmith_server.trainer.upload import NewUpload, bad_upload
 
 _DEFAULT_RANK, _DEFAULT_ALPHA = 32, 32.0
 
@@ -27,6 +38,8 @@ _KIND_OF = {
     checkpoint_pb2.CHECKPOINT_KIND_SAMPLER: SAMPLER,
 }
 """The contract's kinds of checkpoints as the store has them; empty is any."""
+_ACCELERATIONS = ("deepspeed", "flash_attention", "liger_kernel")
+"""Packages that others need or use when they are there. Ours does without: attention is torch's own."""
 _LONGEST_S = 100 * 366 * 24 * 60 * 60
 """Longest duration that is taken: a hundred years, which every calendar reaches."""
 _KIND_TO = {kind: number for number, kind in _KIND_OF.items()}
@@ -42,16 +55,41 @@ def new_model(message: pb.CreateModelRequest) -> NewModel:
         load_optimizer=message.load_optimizer,
         user_metadata=dict(message.user_metadata),
         idle_timeout=duration("idle_timeout", message.idle_timeout) if message.HasField("idle_timeout") else None,
+        heartbeat_timeout=(
+            duration("heartbeat_timeout", message.heartbeat_timeout) if message.HasField("heartbeat_timeout") else None
+        ),
     )
+
+
+def create_model_response(created: CreatedModel) -> pb.CreateModelResponse:
+    """A model that was made, and where it starts from."""
+    source = created.restored_from
+    return pb.CreateModelResponse(
+        model=model(created.model),
+        restored_from=None if source is None else checkpoint(source),
+        skipped=map(skipped_checkpoint, created.skipped),
+    )
+
+
+def load_state_response(hosted: HostedModel, found: Resolved[Manifest]) -> pb.LoadStateResponse:
+    """A model after a checkpoint was loaded into it, and which one that was."""
+    skipped = map(skipped_checkpoint, found.skipped)
+    return pb.LoadStateResponse(model=model(hosted), restored_from=checkpoint(found.value), skipped=skipped)
 
 
 def training_call(message: pb.ForwardRequest | pb.ForwardBackwardRequest) -> TrainingCall:
     """A training call as the domain has it.
 
-    Unimplemented with reason LOSS_NOT_IMPLEMENTED or REGULARIZER_NOT_IMPLEMENTED for what this trainer lacks.
+    InvalidArgument as `wire_loss`.
     """
-    omit = isinstance(message, pb.ForwardBackwardRequest) and message.omit_logprobs
-    return TrainingCall(loss=_loss(message.loss), batch=_batch(message), omit_logprobs=omit)
+    backward = message if isinstance(message, pb.ForwardBackwardRequest) else pb.ForwardBackwardRequest()
+    return TrainingCall(
+        loss=wire_loss.loss(message.loss),
+        terms=wire_loss.terms(message.loss),
+        batch=_batch(message),
+        omit_logprobs=backward.omit_logprobs,
+        parameter_grad_norms=backward.parameter_grad_norms,
+    )
 
 
 def adam_params(message: pb.AdamParams) -> AdamParams:
@@ -68,12 +106,14 @@ def save_request(message: pb.SaveStateRequest | pb.SaveForSamplerRequest) -> Sav
 
 def forward_response(result: ForwardResult) -> pb.ForwardResponse:
     """Logprobs and metrics as a message."""
-    return pb.ForwardResponse(logprobs=_logprobs(result), metrics=result.metrics)
+    reports = map(wire_loss.report, result.regularizers)
+    return pb.ForwardResponse(logprobs=_logprobs(result), metrics=result.metrics, regularizers=reports)
 
 
 def forward_backward_response(result: ForwardResult) -> pb.ForwardBackwardResponse:
     """Logprobs and metrics as a message."""
-    return pb.ForwardBackwardResponse(logprobs=_logprobs(result), metrics=result.metrics)
+    reports = map(wire_loss.report, result.regularizers)
+    return pb.ForwardBackwardResponse(logprobs=_logprobs(result), metrics=result.metrics, regularizers=reports)
 
 
 def optim_step_response(result: StepResult) -> pb.OptimStepResponse:
@@ -82,17 +122,19 @@ def optim_step_response(result: StepResult) -> pb.OptimStepResponse:
 
 
 def model(hosted: HostedModel) -> pb.Model:
-    """A model in memory as a message."""
+    """A model as a message."""
+    facts = hosted.facts
     return pb.Model(
         model_id=hosted.model_id,
-        base_model=hosted.model.base_model,
-        lora=_lora(hosted.model.shape),
-        step=hosted.model.step,
+        base_model=facts.base_model,
+        lora=_lora(facts.shape),
+        step=facts.step,
         last_seq_id=hosted.order.last_seq_id,
         create_time=timestamp(hosted.create_time),
         last_use_time=timestamp(hosted.last_use_time),
         user_metadata=hosted.user_metadata,
-        trainable_parameters=hosted.model.trainable_parameters,
+        trainable_parameters=facts.trainable_parameters,
+        parked=hosted.residence.is_parked,
     )
 
 
@@ -115,6 +157,25 @@ def checkpoint(manifest: Manifest) -> checkpoint_pb2.Checkpoint:
     )
 
 
+def new_upload(message: checkpoint_service_pb2.UploadCheckpointRequest) -> NewUpload:
+    """What the first message of an upload announces. InvalidArgument with reason BAD_UPLOAD when it is no header."""
+    if message.WhichOneof("part") != "header":
+        raise bad_upload("the first message is not the header", "header")
+    header = message.header
+    return NewUpload(
+        uri=CheckpointUri.parse(header.uri),
+        files=[CheckpointFile(name=file.name, size_bytes=file.size_bytes, sha256=file.sha256) for file in header.files],
+        base_model=header.base_model,
+        user_metadata=dict(header.user_metadata),
+        overwrite=header.overwrite,
+    )
+
+
+def skipped_checkpoint(item: Skipped) -> checkpoint_pb2.SkippedCheckpoint:
+    """A damaged checkpoint that "latest" went past as a message."""
+    return checkpoint_pb2.SkippedCheckpoint(uri=str(item.uri), reason=item.reason, message=item.message)
+
+
 def checkpoint_file(file: CheckpointFile) -> checkpoint_pb2.CheckpointFile:
     """One file's entry as a message."""
     return checkpoint_pb2.CheckpointFile(name=file.name, size_bytes=file.size_bytes, sha256=file.sha256)
@@ -127,7 +188,22 @@ def capabilities(backend: Backend, max_batch_data: int) -> pb.GetCapabilitiesRes
         base_models=map(_base_model, backend.base_models()),
         losses=LOSSES,
         device=backend.device,
+        accelerations=dict.fromkeys(_ACCELERATIONS, False),
         max_batch_data=max_batch_data,
+    )
+
+
+def queue_status(status: QueueStatus) -> queue_pb2.QueueStatus:
+    """The queue as a message."""
+    wait = Duration()
+    wait.FromMilliseconds(round(1000 * status.estimated_wait_s))
+    state = queue_pb2.QUEUE_STATE_PAUSED_CAPACITY if status.full else queue_pb2.QUEUE_STATE_ACTIVE
+    return queue_pb2.QueueStatus(
+        state=state,
+        reason="as many calls wait as this trainer takes" if status.full else "",
+        waiting=status.waiting,
+        running=status.running,
+        estimated_wait=wait,
     )
 
 
@@ -164,6 +240,7 @@ def _shape(message: model_pb2.LoraConfig) -> LoraShape:
         train_attention=trains("train_attention"),
         train_mlp=trains("train_mlp"),
         train_unembedding=trains("train_unembedding"),
+        target_modules=tuple(sorted(set(message.target_modules))),
     )
 
 
@@ -175,51 +252,8 @@ def _lora(shape: LoraShape) -> model_pb2.LoraConfig:
         train_attention=shape.train_attention,
         train_mlp=shape.train_mlp,
         train_unembedding=shape.train_unembedding,
+        target_modules=shape.target_modules,
     )
-
-
-def _loss(message: loss_pb2.LossSpec) -> Loss:
-    if message.regularizers:
-        raise Unimplemented(
-            "regularizers are not implemented yet; leave them out",
-            reason="REGULARIZER_NOT_IMPLEMENTED",
-            metadata={"regularizer": message.regularizers[0].name},
-        )
-    match message.WhichOneof("loss"):
-        case "cross_entropy":
-            return CrossEntropy()
-        case "importance_sampling":
-            return ImportanceSampling()
-        case "ppo":
-            return Ppo(**_options(message.ppo))
-        case "cispo":
-            return _with_room(Cispo(**_options(message.cispo)))
-        case "dro":
-            return Dro(**_options(message.dro))
-        case "gspo":
-            return _with_room(Gspo(**_options(message.gspo)))
-        case other:
-            raise Unimplemented(
-                f"the loss {other} is not implemented yet; there are {', '.join(LOSSES)}",
-                reason="LOSS_NOT_IMPLEMENTED",
-                metadata={"loss": str(other)},
-            )
-
-
-def _options(message: Message) -> dict[str, float]:
-    """The options that a loss was given; what is absent has the loss's default, which is that of the contract."""
-    return {field.name: value for field, value in message.ListFields()}
-
-
-def _with_room(loss: Cispo | Gspo) -> Cispo | Gspo:
-    """The loss. InvalidArgument with reason INVALID_REQUEST for bounds that leave no room between them."""
-    if loss.clip_low > loss.clip_high:
-        raise InvalidArgument(
-            f"clip_low of {loss.name} is {loss.clip_low}, above its clip_high, {loss.clip_high}",
-            reason="INVALID_REQUEST",
-            violations=[(f"loss.{loss.name}.clip_low", "must be at most clip_high")],
-        )
-    return loss
 
 
 def _batch(message: pb.ForwardRequest | pb.ForwardBackwardRequest) -> Batch:

@@ -8,7 +8,7 @@ from tinsmith_server.trainer.losses.gspo import Gspo
 from tinsmith_server.trainer.losses.importance_sampling import ImportanceSampling
 from tinsmith_server.trainer.losses.ppo import Ppo
 
-LOSSES = tuple(loss.name for loss in (CrossEntropy, ImportanceSampling, Ppo, Cispo, Dro, Gspo))
-"""Names of those that work, as `LossSpec` has them."""
+LOSSES = (*(loss.name for loss in (CrossEntropy, ImportanceSampling, Ppo, Cispo, Dro, Gspo)), "custom")
+"""Names of those that work, as `LossSpec` has them; "custom" is that of `loss_graph`."""
 
 __all__ = ["LOSSES", "Cispo", "Columns", "CrossEntropy", "Dro", "Gspo", "ImportanceSampling", "Loss", "Ppo"]

@@ -41,6 +41,22 @@ class Loss(Protocol):
         ...
 
 
+_LARGEST_CUT = 80.0
+"""exp of it is above any bound that clips, and still finite in float32."""
+
+
+def log_ratio(logprobs: Tensor, columns: Columns) -> Tensor:
+    """p - q of each token, 0 where the advantage is 0: however far apart these are, such a token says nothing, and
+    infinity times 0 would."""
+    return torch.where(columns["advantages"] != 0, logprobs - columns["logprobs"], 0.0)
+
+
+def bounded_exp(log_ratios: Tensor, is_clipped_above: Tensor) -> Tensor:
+    """exp(p - q). Where it is clipped above in any case it stays finite: the gradient of what overflows is 0 times
+    infinity, not 0."""
+    return torch.exp(torch.where(is_clipped_above, log_ratios.clamp(max=_LARGEST_CUT), log_ratios))
+
+
 def policy_metrics(logprobs: Tensor, sampled: Tensor) -> dict[str, float]:
     """How far the model has moved from the sampler that chose the tokens.
 

@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tinsmith_server.trainer.losses.base import TARGETS, Columns, policy_metrics
+from tinsmith_server.trainer.losses.base import TARGETS, Columns, log_ratio, policy_metrics
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,7 +31,7 @@ class Cispo:
         return columns["advantages"] != 0
 
     def __call__(self, logprobs: Tensor, columns: Columns) -> Tensor:
-        ratio = torch.exp(logprobs.detach() - columns["logprobs"])
+        ratio = torch.exp(log_ratio(logprobs.detach(), columns))
         return -(ratio.clamp(self.clip_low, self.clip_high) * columns["advantages"] * logprobs).sum()
 
     def metrics(self, logprobs: Tensor, columns: Columns) -> Mapping[str, float]:

@@ -15,7 +15,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tinsmith_server.trainer.losses.base import SEQUENCES, TARGETS, Columns, policy_metrics
+from tinsmith_server.trainer.losses.base import SEQUENCES, TARGETS, Columns, bounded_exp, log_ratio, policy_metrics
+from tinsmith_server.trainer.losses.segments import segment_sum
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,29 +35,26 @@ class Gspo:
         return columns["advantages"] != 0
 
     def __call__(self, logprobs: Tensor, columns: Columns) -> Tensor:
-        ratio_S, lengths_S = self._ratios(logprobs, columns)
+        changes_S, lengths_S = self._mean_changes(logprobs, columns)
         # s is positive, so the smaller of s A and clip(s) A is A times the smaller where A > 0, the larger where A < 0.
-        gains_S = _sums(columns["advantages"].clamp(min=0), lengths_S)
-        costs_S = _sums(columns["advantages"].clamp(max=0), lengths_S)
-        return -(ratio_S.clamp(max=self.clip_high) * gains_S + ratio_S.clamp(min=self.clip_low) * costs_S).sum()
+        gains_S = segment_sum(columns["advantages"].clamp(min=0), lengths_S)
+        costs_S = segment_sum(columns["advantages"].clamp(max=0), lengths_S)
+        upper_S = bounded_exp(changes_S, torch.ones_like(changes_S, dtype=torch.bool)).clamp(max=self.clip_high)
+        lower_S = bounded_exp(changes_S, costs_S == 0).clamp(min=self.clip_low)
+        return -(upper_S * gains_S + lower_S * costs_S).sum()
 
     def metrics(self, logprobs: Tensor, columns: Columns) -> Mapping[str, float]:
-        ratio_S, lengths_S = self._ratios(logprobs, columns)
-        ratio = ratio_S.repeat_interleave(lengths_S)
+        changes_S, lengths_S = self._mean_changes(logprobs, columns)
+        ratio = changes_S.exp().repeat_interleave(lengths_S)
         up = (columns["advantages"] > 0) & (ratio > self.clip_high)
         down = (columns["advantages"] < 0) & (ratio < self.clip_low)
         clipped = {"clipped:mean": float((up | down).double().mean())} if len(ratio) else {}
         return {**policy_metrics(logprobs, columns["logprobs"]), **clipped}
 
-    def _ratios(self, logprobs: Tensor, columns: Columns) -> tuple[Tensor, Tensor]:
-        """Each sequence's s, 1 where no token counts, and how many tokens of it are here, both [sequences]."""
+    def _mean_changes(self, logprobs: Tensor, columns: Columns) -> tuple[Tensor, Tensor]:
+        """The logarithm of each sequence's s, 0 where no token counts, and how many tokens of it are here, both
+        [sequences]."""
         counted = self.counts(columns).to(logprobs.dtype)
         lengths_S = torch.bincount(columns[SEQUENCES])
-        changes_S = _sums((logprobs - columns["logprobs"]) * counted, lengths_S)
-        return torch.exp(changes_S / _sums(counted, lengths_S).clamp(min=1)), lengths_S
-
-
-def _sums(values: Tensor, lengths_S: Tensor) -> Tensor:
-    """Sums of runs of these lengths, each in a fixed order on every device."""
-    # Unsafe only leaves out the check of the lengths, which fails where there is no sequence.
-    return torch.segment_reduce(values, "sum", lengths=lengths_S, unsafe=True)
+        changes_S = segment_sum(log_ratio(logprobs, columns), lengths_S)
+        return changes_S / segment_sum(counted, lengths_S).clamp(min=1), lengths_S

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tinsmith_server.trainer.losses.base import TARGETS, Columns, policy_metrics
+from tinsmith_server.trainer.losses.base import TARGETS, Columns, log_ratio, policy_metrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class ImportanceSampling:
         return columns["advantages"] != 0
 
     def __call__(self, logprobs: Tensor, columns: Columns) -> Tensor:
-        return -(torch.exp(logprobs - columns["logprobs"]) * columns["advantages"]).sum()
+        return -(torch.exp(log_ratio(logprobs, columns)) * columns["advantages"]).sum()
 
     def metrics(self, logprobs: Tensor, columns: Columns) -> Mapping[str, float]:
         return policy_metrics(logprobs, columns["logprobs"])

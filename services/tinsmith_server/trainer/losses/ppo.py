@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tinsmith_server.trainer.losses.base import TARGETS, Columns, policy_metrics
+from tinsmith_server.trainer.losses.base import TARGETS, Columns, bounded_exp, log_ratio, policy_metrics
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,9 +29,9 @@ class Ppo:
         return columns["advantages"] != 0
 
     def __call__(self, logprobs: Tensor, columns: Columns) -> Tensor:
-        ratio = torch.exp(logprobs - columns["logprobs"])
-        clipped = ratio.clamp(self.clip_low, self.clip_high)
         advantages = columns["advantages"]
+        ratio = bounded_exp(log_ratio(logprobs, columns), advantages > 0)
+        clipped = ratio.clamp(self.clip_low, self.clip_high)
         return -torch.minimum(ratio * advantages, clipped * advantages).sum()
 
     def metrics(self, logprobs: Tensor, columns: Columns) -> Mapping[str, float]:
