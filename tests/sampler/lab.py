@@ -24,16 +24,26 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from tinsmith_server.sampler.alone import decode_alone
+from tinsmith_server.sampler.answers import assemble, usage_of
+from tinsmith_server.sampler.budget import EngineLimits
 from tinsmith_server.sampler.causal import CausalModel
-from tinsmith_server.sampler.engine import sample
-from tinsmith_server.sampler.llama_family import LlamaFamilyModel
-from tinsmith_server.sampler.plan import BatchLimits
+from tinsmith_server.sampler.engine import DecodingEngine
+from tinsmith_server.sampler.job import DecodeJob
+from tinsmith_server.sampler.llama_family import LlamaFamilyModel, LlamaWeights
+from tinsmith_server.sampler.plan import BatchLimits, distinct
 from tinsmith_server.sampler.ragged import Ragged
 from tinsmith_server.sampler.request import Answers, ModelRef, SampleRequest, SamplingParams
+from tinsmith_server.sampler.scores import score
+from tinsmith_server.sampler.stops import StopMatcher
+from tinsmith_server.sampler.waiting_line import WaitingLine
 
 T = TypeVar("T")
 VOCABULARY = 160
-LIMITS = BatchLimits(rows=64, prompt_tokens=2048)
+BATCH = BatchLimits(rows=64, prompt_tokens=2048)
+LIMITS = EngineLimits(
+    jobs=100, rows=64, kv_bytes=1 << 26, cache_bytes=1 << 22, prefill_tokens=64, stream_interval_s=0.0
+)
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head"]
 _SIZES: dict[str, Any] = {
     "vocab_size": VOCABULARY,
@@ -101,10 +111,51 @@ class Lab:
         """Samples `prompts`; options are those of SampleRequest and SamplingParams."""
         return self.run(request(prompts, **options), weights=weights)
 
-    def run(self, wanted: SampleRequest, *, weights: Any = None, limits: BatchLimits = LIMITS) -> Answers:
-        """Runs a request to its end."""
-        job = sample(self.model, weights or self.model.base(), wanted, limits, AsciiText(), lambda step: None)
-        return finish(job)
+    def run(self, wanted: SampleRequest, *, weights: Any = None, limits: EngineLimits = LIMITS) -> Answers:
+        """Runs a request to its end, with an engine of its own where the model has one."""
+        weights, prompts, text = weights or self.model.base(), distinct(wanted.prompts), AsciiText()
+        scores = None
+        if wanted.prompt_logprobs or wanted.top_prompt_logprobs:
+            rows = Ragged.of(prompts.rows, np.int32)
+            scores = finish(score(self.model, weights, rows, None, wanted.top_prompt_logprobs, BATCH))
+        cached = 0
+        if isinstance(weights, LlamaWeights):
+            [job] = decode_together(self.model, [(weights, wanted)], limits)
+            sheet, cached = job.future.result(), job.cached_tokens
+        else:
+            sheet = finish(decode_alone(weights, wanted, prompts, BATCH, text, None))
+        return assemble(wanted, sheet, prompts, scores, text, usage_of(wanted, prompts, sheet.token_count, cached))
+
+
+def job_of(weights: LlamaWeights, wanted: SampleRequest, *, version: str = "", **options: Any) -> DecodeJob:
+    """A request as an engine takes it."""
+    model, prompts = weights.model, distinct(wanted.prompts)
+    stops = StopMatcher(wanted.params, model.eos_ids, model.vocabulary, AsciiText().decode)
+    own = {"adapter": weights.adapter, "version": version or str(id(weights.adapter)), "context": model.context}
+    return DecodeJob(wanted, prompts, stops=stops, **own, **options)
+
+
+def decode_together(
+    model: LlamaFamilyModel, wanted: Sequence[tuple[LlamaWeights, SampleRequest]], limits: EngineLimits
+) -> list[DecodeJob]:
+    """Requests that arrive at the same time at an engine of their own, decoded to their ends."""
+    engine, line = DecodingEngine(model, limits), WaitingLine()
+    jobs = [job_of(*each) for each in wanted]
+    for job in jobs:
+        line.join(engine, job)
+    run_engine(engine, line)
+    return jobs
+
+
+def run_engine(engine: DecodingEngine, line: WaitingLine, turns: int | None = None) -> None:
+    """Turns until nothing is left to do, or so many."""
+    with torch.inference_mode():
+        while turns is None or turns > 0:
+            engine.admit(line)
+            if not engine.running:
+                return
+            engine.turn()
+            turns = None if turns is None else turns - 1
 
 
 def request(prompts: Sequence[Sequence[int]], *, seed: int = 0, num_samples: int = 1, **options: Any) -> SampleRequest:
@@ -136,10 +187,9 @@ def finish(job: Generator[None, None, T]) -> T:
                 return end.value  # type: ignore[no-any-return]
 
 
-def own_model(oracle: PreTrainedModel, *, merge: bool = True) -> LlamaFamilyModel:
+def own_model(oracle: PreTrainedModel) -> LlamaFamilyModel:
     """The sampler's forward pass on a copy of `oracle`, so that nothing it does can reach the oracle."""
-    limit = 1 << 40 if merge else 0
-    return LlamaFamilyModel(copy.deepcopy(oracle), name="random", merge_limit_bytes=limit, prefill_tokens=64)
+    return LlamaFamilyModel(copy.deepcopy(oracle), name="random", prefill_tokens=64)
 
 
 def prompts_of(lengths: Sequence[int], seed: int = 0) -> list[list[int]]:

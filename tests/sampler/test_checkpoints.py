@@ -131,21 +131,20 @@ async def test_a_base_model_under_an_alias_is_found_by_its_location_too(
     assert one.weights_version == two.weights_version
 
 
-@pytest.mark.parametrize("merge_limit_bytes", [0, 1 << 28])
 async def test_bits_are_the_same_from_disk_from_the_cache_in_company_and_after_a_restart(
-    serve: Serve, tmp_path: Path, model_directory: Path, merge_limit_bytes: int
+    serve: Serve, tmp_path: Path, model_directory: Path
 ) -> None:
     uri = publish(tmp_path, model_directory, seed=1)
     others = [publish(tmp_path, model_directory, seed=seed, name=f"o{seed}") for seed in range(2, 6)]
     seen = []
-    async with serve(merge_limit_bytes=merge_limit_bytes) as suite:
+    async with serve() as suite:
         sample = suite.sampler.Sample
         from_disk = await sample(long_request(checkpoint_uri=uri))
         from_cache = await sample(long_request(checkpoint_uri=uri))
         company = [long_request(checkpoint_uri=other, prompt_logprobs=True) for other in others]
         in_company = (await asyncio.gather(*map(sample, [*company, long_request(checkpoint_uri=uri)])))[-1]
         seen += [from_disk, from_cache, in_company]
-    async with serve(merge_limit_bytes=merge_limit_bytes) as suite:
+    async with serve() as suite:
         await suite.sampler.Sample(sample_request())
         seen.append(await suite.sampler.Sample(long_request(checkpoint_uri=uri)))
     assert len({bits(answer) for answer in seen}) == 1

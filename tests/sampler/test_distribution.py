@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from tests.sampler.lab import VOCABULARY, Lab, prompts_of
-from tinsmith_server.sampler.choice import choose, distribution, draw
+from tinsmith_server.sampler.choice import RowParams, choose, distribution, draw
 from tinsmith_server.sampler.request import SamplingParams
 
 FILTERS: list[dict[str, Any]] = [
@@ -39,6 +39,10 @@ def logits(rows: int = 16, vocabulary: int = VOCABULARY, seed: int = 0) -> torch
     return torch.randn(rows, vocabulary, generator=torch.Generator().manual_seed(seed)) * 3
 
 
+def params(rows: int = 16, **options: Any) -> RowParams:
+    return RowParams.same(SamplingParams(max_tokens=1, **options), rows, torch.device("cpu"))
+
+
 def warped(scores: torch.Tensor, options: dict[str, Any]) -> torch.Tensor:
     """Probabilities by the logits warpers of `transformers`, in the order that the contract promises."""
     warpers = LogitsProcessorList()
@@ -55,7 +59,7 @@ def warped(scores: torch.Tensor, options: dict[str, Any]) -> torch.Tensor:
 
 @pytest.mark.parametrize("options", FILTERS, ids=str)
 def test_distribution_equals_that_of_transformers(options: dict[str, Any]) -> None:
-    found = distribution(logits(), SamplingParams(max_tokens=1, **options))
+    found = distribution(logits(), params(**options))
     expected = warped(logits(), options)
     assert torch.equal(found > 0, expected > 0), "the same tokens are kept"
     assert torch.allclose(found, expected, atol=1e-6)
@@ -93,9 +97,7 @@ def test_logprobs_are_those_of_the_distribution_drawn_from(lab: Lab, options: di
 
 def test_temperature_0_takes_the_likeliest_token_and_tells_the_models_own_logprob() -> None:
     scores = logits()
-    found = choose(
-        scores.clone(), SamplingParams(max_tokens=1, temperature=0.0), torch.zeros(16).double(), shift=None, top=0
-    )
+    found = choose(scores.clone(), params(temperature=0.0), torch.zeros(16).double())
     best = scores.log_softmax(-1).max(-1)
     assert torch.equal(found.tokens, best.indices)
     assert torch.allclose(found.logprobs, best.values, atol=1e-5)
@@ -103,18 +105,18 @@ def test_temperature_0_takes_the_likeliest_token_and_tells_the_models_own_logpro
 
 @pytest.mark.parametrize("temperature", [1e-320, 1e-300, 1e-30, 1e-5])
 def test_a_temperature_near_0_is_nearly_greedy(temperature: float) -> None:
-    found = distribution(logits(), SamplingParams(max_tokens=1, temperature=temperature))
+    found = distribution(logits(), params(temperature=temperature))
     assert torch.equal(found.argmax(-1), logits().argmax(-1))
     assert torch.allclose(found.amax(-1), torch.ones(16))
 
 
 def test_a_huge_temperature_draws_evenly() -> None:
-    found = distribution(logits(), SamplingParams(max_tokens=1, temperature=1e300))
+    found = distribution(logits(), params(temperature=1e300))
     assert torch.allclose(found, torch.full_like(found, 1 / VOCABULARY))
 
 
 def test_equal_logits_are_cut_by_token_id() -> None:
-    found = distribution(torch.zeros(1, 40), SamplingParams(max_tokens=1, top_k=3))
+    found = distribution(torch.zeros(1, 40), params(1, top_k=3))
     assert found[0].nonzero()[:, 0].tolist() == [0, 1, 2]
 
 

@@ -1,5 +1,6 @@
 """Decoding and scoring against `transformers`."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from tests.sampler.lab import (
+    BATCH,
     LIMITS,
     VOCABULARY,
     Lab,
@@ -17,9 +19,9 @@ from tests.sampler.lab import (
     random_model,
     request,
 )
-from tinsmith_server.sampler.engine import logprobs
 from tinsmith_server.sampler.plan import BatchLimits
 from tinsmith_server.sampler.request import StopReason
+from tinsmith_server.sampler.scores import score
 
 EOS = 1
 LENGTHS = [3, 11, 1, 24, 7, 7]
@@ -65,9 +67,10 @@ def test_answers_do_not_depend_on_how_the_request_is_cut_into_batches(lab: Lab) 
     prompts = prompts_of([3, 30, 4, 90, 5, 60, 3])
     wanted = request(prompts, temperature=0.0, max_tokens=10, num_samples=3)
     whole = lab.run(wanted)
-    cut = lab.run(wanted, limits=BatchLimits(rows=4, prompt_tokens=64))
+    cut = lab.run(wanted, limits=replace(LIMITS, rows=4, prefill_tokens=16))
     assert np.array_equal(whole.tokens.values, cut.tokens.values)
     assert np.array_equal(whole.tokens.offsets, cut.tokens.offsets)
+    assert whole.logprobs.values.tobytes() == cut.logprobs.values.tobytes()
 
 
 def test_logprobs_of_sampled_tokens_equal_the_forward_pass(any_lab: Lab) -> None:
@@ -100,7 +103,7 @@ def test_target_logprobs_judge_any_token_at_any_position(any_lab: Lab) -> None:
     sequences = prompts_of(LENGTHS)
     rng = np.random.default_rng(1)
     targets = [rng.integers(0, VOCABULARY, (len(sequence), 2)) for sequence in sequences]
-    job = logprobs(any_lab.model, any_lab.model.base(), ragged_rows(sequences), ragged_rows(targets), 0, LIMITS)
+    job = score(any_lab.model, any_lab.model.base(), ragged_rows(sequences), ragged_rows(targets), 0, BATCH)
     for sequence, wanted, scores in zip(sequences, targets, finish(job).logprobs, strict=True):
         expected = forward_logprobs(any_lab.oracle, sequence)
         assert np.allclose(scores, expected.gather(1, torch.from_numpy(wanted)), atol=1e-4)
@@ -108,9 +111,9 @@ def test_target_logprobs_judge_any_token_at_any_position(any_lab: Lab) -> None:
 
 def test_scores_do_not_depend_on_how_many_sequences_are_scored_together(any_lab: Lab) -> None:
     sequences = prompts_of(LENGTHS)
-    together = finish(logprobs(any_lab.model, any_lab.model.base(), ragged_rows(sequences), None, 0, LIMITS))
+    together = finish(score(any_lab.model, any_lab.model.base(), ragged_rows(sequences), None, 0, BATCH))
     alone = BatchLimits(rows=1, prompt_tokens=1)
-    one_by_one = finish(logprobs(any_lab.model, any_lab.model.base(), ragged_rows(sequences), None, 0, alone))
+    one_by_one = finish(score(any_lab.model, any_lab.model.base(), ragged_rows(sequences), None, 0, alone))
     assert np.allclose(together.logprobs.values, one_by_one.logprobs.values, atol=1e-4, equal_nan=True)
 
 

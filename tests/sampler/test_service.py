@@ -219,3 +219,51 @@ async def test_a_deadline_frees_the_sampler(serve: Serve) -> None:
             await suite.sampler.Sample(endless(50), timeout=0.2)
         assert caught.value.code == grpc.StatusCode.DEADLINE_EXCEEDED
         await suite.sampler.Sample(sample_request())
+
+
+async def test_two_clients_see_the_queue_fill_and_clear(serve: Serve) -> None:
+    """R-07: the reason and the wait are told while requests wait, and nothing of it when none does."""
+    async with serve(max_batch_rows=64) as suite, asyncio.timeout(60):
+        watching = [suite.sampler.WatchQueue(pb.WatchQueueRequest()) for _ in range(2)]
+        seen = [(await anext(watch)).status for watch in watching]
+        assert [status.state for status in seen] == [queue_pb2.QUEUE_STATE_ACTIVE] * 2
+        busy = [asyncio.create_task(suite.sampler.Sample(endless())) for _ in range(100)]
+
+        async def until(state: int) -> list[queue_pb2.QueueStatus]:
+            found = []
+            for watch in watching:
+                async for message in watch:
+                    if message.status.state == state:
+                        found.append(message.status)
+                        break
+            return found
+
+        for status in await until(queue_pb2.QUEUE_STATE_PAUSED_CAPACITY):
+            assert "KV memory" in status.reason
+            assert status.waiting > 0
+            assert status.running > 0
+            assert status.estimated_wait.ToMilliseconds() > 0
+        for task in busy:
+            task.cancel()
+        for status in await until(queue_pb2.QUEUE_STATE_ACTIVE):
+            assert (status.reason, status.waiting) == ("", 0)
+
+
+async def test_a_request_that_could_never_fit_is_refused_by_name(serve: Serve) -> None:
+    async with serve(kv_bytes=1 << 16) as suite:
+        with pytest.raises(TinsmithError) as caught:
+            await suite.sampler.Sample(sample_request([[1, 2]], max_tokens=500))
+        assert (caught.value.code, caught.value.reason) == (INVALID, "KV_BUDGET_EXCEEDED")
+        assert int(caught.value.metadata["needed"]) > int(caught.value.metadata["places"])
+        await suite.sampler.Sample(sample_request([[1, 2]], max_tokens=5))
+
+
+async def test_a_conversations_next_turn_finds_its_pages_in_the_cache(serve: Serve) -> None:
+    turns = [list(range(70)), [*range(70), *range(60, 130)]]
+    async with serve() as suite:
+        for turn in turns:
+            warm = await suite.sampler.Sample(sample_request([turn]))
+    async with serve(prefix_cache_bytes=0) as suite:
+        cold = await suite.sampler.Sample(sample_request([turns[1]]))
+    assert (warm.usage.cached_prompt_tokens, cold.usage.cached_prompt_tokens) == (64, 0)
+    assert bits(warm) == bits(cold)

@@ -7,7 +7,8 @@ from collections.abc import Callable, Generator, Iterator
 
 import pytest
 
-from tinsmith_server.sampler.worker import TorchWorker
+from tinsmith_server.sampler.worker import Job as Ticketed
+from tinsmith_server.sampler.worker import TakingTurns, TorchWorker
 from tinsmith_server.serving.errors import ResourceExhausted, Unavailable
 
 Work = Generator[None, None, str]
@@ -182,3 +183,21 @@ async def test_every_change_of_the_queue_is_told(make: Callable[..., TorchWorker
     job.leave.release()
     await task
     await until(lambda: seen[-1] == (0, 0))
+
+
+async def test_a_turn_that_fails_ends_its_own_requests_and_not_the_thread(make: Callable[..., TorchWorker]) -> None:
+    worker = make()
+
+    class Faulty(TakingTurns):
+        def turn(self) -> None:
+            if self.running:
+                raise RuntimeError("out of memory")
+
+    faulty = Faulty(most=1)
+    worker.add(faulty)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        await worker.submit(faulty, Ticketed(Job("never", 1, []).work()))
+    assert worker.status().running == 0
+    good = Job("good", 1, [])
+    good.leave.release()
+    assert await worker.run(good.work()) == "good"

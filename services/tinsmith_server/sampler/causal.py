@@ -1,4 +1,4 @@
-"""What decoding needs of a language model: the seam between our own forward pass and `transformers`'."""
+"""What the sampler needs of a language model: the seam between our own forward pass and `transformers`'."""
 
 from collections.abc import Iterator, Sequence
 from typing import Protocol
@@ -13,31 +13,15 @@ from tinsmith_server.sampler.adapter import Adapter
 Prompts = Sequence[NDArray[np.int32]]
 
 
-class Batch(Protocol):
-    """Prompts that are prefilled together, then decoded as rows; owns its KV cache."""
+class ScoringBatch(Protocol):
+    """Sequences that are read together to judge tokens at their positions."""
 
     def prefill(self) -> Iterator[None]:
-        """Reads the prompts; yields between bounded pieces of work."""
+        """Reads the sequences; yields between bounded pieces of work."""
         ...
 
-    def last_logits(self) -> Tensor:
-        """float32 [prompts, vocabulary]: what follows each prompt."""
-        ...
-
-    def logits_at(self, prompts_N: Tensor, positions_N: Tensor) -> Tensor:
-        """float32 [N, vocabulary]: what follows these positions of these prompts; only where positions were kept."""
-        ...
-
-    def expand(self, prompt_of_row_B: Tensor) -> None:
-        """Starts decoding: int64 [rows], sorted; row b continues prompt `prompt_of_row_B[b]`."""
-        ...
-
-    def keep(self, rows_B: Tensor) -> None:
-        """Goes on with these rows only."""
-        ...
-
-    def step(self, tokens_B: Tensor) -> Tensor:
-        """Reads one token of each row; float32 [rows, vocabulary], what follows."""
+    def logits_at(self, sequences_N: NDArray[np.int64], positions_N: NDArray[np.int64]) -> Tensor:
+        """float32 [N, vocabulary]: what follows these positions of these sequences, the latter ascending."""
         ...
 
 
@@ -49,8 +33,8 @@ class AdaptedWeights(Protocol):
         """Memory held beyond the base model."""
         ...
 
-    def batch(self, prompts: Prompts, *, keep_positions: bool) -> Batch:
-        """A new batch of these prompts; with `keep_positions` to be scored, without to be decoded."""
+    def scoring(self, sequences: Prompts) -> ScoringBatch:
+        """A new batch of sequences to be judged."""
         ...
 
 

@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import dataclass
 
 from tinsmith_server.sampler.adapter import Adapter, read_adapter
+from tinsmith_server.serving.errors import FailedPrecondition
 from tinsmith_server.storage import CheckpointStore, CheckpointUri, Manifest
 
 _CONFIG, _TENSORS = "adapter_config.json", "adapter_model.safetensors"
@@ -36,9 +37,17 @@ class CheckpointReader:
     async def open(self, uri: str) -> SamplerCheckpoint:
         """What is stored under `uri` now.
 
-        InvalidArgument BAD_CHECKPOINT_URI, NotFound CHECKPOINT_NOT_FOUND, DataLoss CHECKPOINT_CORRUPT.
+        InvalidArgument BAD_CHECKPOINT_URI, NotFound CHECKPOINT_NOT_FOUND, DataLoss CHECKPOINT_CORRUPT,
+        FailedPrecondition ADAPTER_UNSUPPORTED for one whose weights are not in this storage.
         """
-        return SamplerCheckpoint(manifest=await asyncio.to_thread(self._store.manifest, CheckpointUri.parse(uri)))
+        manifest = await asyncio.to_thread(self._store.manifest, CheckpointUri.parse(uri))
+        if _TENSORS not in {file.name for file in manifest.files}:
+            raise FailedPrecondition(
+                f"the weights of {manifest.uri} are at a Tinker service, not in this storage; use backend tinker",
+                reason="ADAPTER_UNSUPPORTED",
+                metadata={"uri": str(manifest.uri)},
+            )
+        return SamplerCheckpoint(manifest=manifest)
 
     async def read(self, checkpoint: SamplerCheckpoint) -> Adapter:
         """Its adapter, verified. Errors as `open` and `read_adapter`; NotFound, too, when it was replaced since."""

@@ -1,4 +1,4 @@
-"""From logits to a token: the distribution that a request asks for, one draw from it, and its logprob.
+"""From logits to tokens: the distribution that each row's request asks for, one draw from it, and its logprob.
 
 A draw inverts the cumulative distribution at one uniform number, so that it costs one random number a token and depends
 on (seed, answer, token index) and the logits only. The sum runs in two levels, blocks first and then within the chosen
@@ -7,17 +7,81 @@ block, in double precision: exact enough for any vocabulary and cheaper than one
 The logprob returned is that of the *sampled* distribution: after penalties, bias, temperature, top-k, top-p and min-p,
 renormalised. At temperature 1 without filters that is the model's own logprob, which importance sampling needs. At
 temperature 0 the sampled distribution is a point, so the model's own logprob is returned instead.
+
+Rows of different requests are drawn together. Whatever a row does not ask for is not done to it, so its bits are its
+own.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from tinsmith_server.sampler.request import SamplingParams
 
 _COLDEST = float(torch.finfo(torch.float32).tiny)
+"""A temperature below float32's range would be 0 in it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RowParams:
+    """How the rows of a batch are drawn; each part names the rows it is for, None being no row at all."""
+
+    greedy_rows: Tensor | None
+    """int64 [N]."""
+    heated_rows: Tensor | None
+    """Rows whose temperature is neither 0 nor 1."""
+    temperature_N1: Tensor
+    """float32, of the heated rows."""
+    cut_rows: Tensor | None
+    """Rows that keep the likeliest tokens only."""
+    top_k_N1: Tensor
+    """int64, of the cut rows; here and below what keeps every token stands for a filter that is off."""
+    top_p_N1: Tensor
+    """float64."""
+    min_p_N1: Tensor
+    """float32."""
+
+    @classmethod
+    def of(
+        cls, params: Sequence[SamplingParams], params_of_row_B: NDArray[np.int64], device: torch.device
+    ) -> "RowParams":
+        """Row b draws by `params[params_of_row_B[b]]`."""
+
+        def column(values: list[float], rows: NDArray[np.int64], dtype: torch.dtype) -> Tensor:
+            return torch.from_numpy(np.array(values)[params_of_row_B[rows]]).to(device, dtype)[:, None]
+
+        def rows_where(wanted: list[bool]) -> NDArray[np.int64]:
+            return np.flatnonzero(np.array(wanted, bool)[params_of_row_B])
+
+        def on_device(rows: NDArray[np.int64]) -> Tensor | None:
+            return torch.from_numpy(rows).to(device) if len(rows) else None
+
+        greedy = rows_where([each.temperature == 0 for each in params])
+        heated = rows_where([each.temperature not in (0, 1) for each in params])
+        cut = rows_where([each.temperature != 0 and _cuts(each) for each in params])
+        return cls(
+            greedy_rows=on_device(greedy),
+            heated_rows=on_device(heated),
+            temperature_N1=column([max(each.temperature, _COLDEST) for each in params], heated, torch.float32),
+            cut_rows=on_device(cut),
+            top_k_N1=column([each.top_k or 1 << 40 for each in params], cut, torch.int64),
+            top_p_N1=column([each.top_p if each.top_p < 1 else np.inf for each in params], cut, torch.float64),
+            min_p_N1=column([each.min_p for each in params], cut, torch.float32),
+        )
+
+    @classmethod
+    def same(cls, params: SamplingParams, rows: int, device: torch.device) -> "RowParams":
+        """All rows by the same parameters."""
+        return cls.of([params], np.zeros(rows, np.int64), device)
+
+
+def _cuts(params: SamplingParams) -> bool:
+    return params.top_p < 1 or params.top_k > 0 or params.min_p > 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,64 +92,64 @@ class Choice:
     """int64 [B]."""
     logprobs: Tensor
     """float32 [B]."""
-    top_ids: Tensor | None
-    """int64 [B, k]."""
-    top_logprobs: Tensor | None
-    """float32 [B, k], -infinity for tokens that could not be drawn."""
+    probs_BV: Tensor
+    """What the tokens were drawn from, or at temperature 0 the model's own distribution."""
 
 
-def choose(logits_BV: Tensor, params: SamplingParams, uniforms_B: Tensor, *, shift: Tensor | None, top: int) -> Choice:
-    """Draws one token a row. `logits_BV` float32 may be overwritten; `uniforms_B` is float64 in [0, 1).
+def choose(logits_BV: Tensor, params: RowParams, uniforms_B: Tensor, *, raw_BV: Tensor | None = None) -> Choice:
+    """Draws one token a row. `logits_BV` float32 carries all shifts; `uniforms_B` is float64 in [0, 1).
 
-    `shift` (penalties and bias, broadcastable to [B, V]) is added to the logits first.
+    `raw_BV` are the model's logits where shifts changed them: rows at temperature 0 tell those logprobs.
     """
-    shifted_BV = logits_BV if shift is None else logits_BV + shift
-    if params.temperature == 0:
-        tokens_B = shifted_BV.argmax(-1)
-        probs_BV = logits_BV.softmax(-1)
-    else:
-        probs_BV = distribution(shifted_BV, params)
-        tokens_B = draw(probs_BV, uniforms_B)
+    probs_BV = distribution(logits_BV, params)
+    tokens_B = draw(probs_BV, uniforms_B)
+    rows = params.greedy_rows
+    if rows is not None:
+        tokens_B[rows] = logits_BV[rows].argmax(-1)
+        if raw_BV is not None:
+            probs_BV[rows] = raw_BV[rows].softmax(-1)
     chosen_B = probs_BV.gather(1, tokens_B[:, None])[:, 0].log()
-    ids_BK, likeliest_BK = _likeliest(probs_BV, top) if top else (None, None)
-    return Choice(tokens=tokens_B, logprobs=chosen_B, top_ids=ids_BK, top_logprobs=likeliest_BK)
+    return Choice(tokens=tokens_B, logprobs=chosen_B, probs_BV=probs_BV)
 
 
-def _likeliest(probs_BV: Tensor, top: int) -> tuple[Tensor, Tensor]:
-    """Token ids and logprobs, [B, top]; what the vocabulary lacks is token 0 at -infinity."""
+def likeliest(probs_BV: Tensor, top: int) -> tuple[Tensor, Tensor]:
+    """Token ids and logprobs, [B, top], likeliest first, -infinity for tokens that could not be drawn; what the
+    vocabulary lacks is token 0 at -infinity."""
     lacking = max(0, top - probs_BV.shape[-1])
     best = probs_BV.topk(top - lacking, dim=-1)
     return F.pad(best.indices, (0, lacking)), F.pad(best.values.log(), (0, lacking), value=float("-inf"))
 
 
-def distribution(logits_BV: Tensor, params: SamplingParams) -> Tensor:
-    """Probabilities, float32 [B, V], that `params` samples from; rows sum to 1, filtered tokens are exactly 0."""
-    if params.temperature != 1:
-        # Shifted to 0 first: a tiny temperature would otherwise send large logits to infinity. One below float32's
-        # range would be 0 in it.
-        logits_BV = (logits_BV - logits_BV.amax(-1, keepdim=True)) / max(params.temperature, _COLDEST)
+def distribution(logits_BV: Tensor, params: RowParams) -> Tensor:
+    """Probabilities, float32 [B, V], that `params` sample from; rows sum to 1, filtered tokens are exactly 0.
+
+    Rows at temperature 0 have the distribution of their logits as they are.
+    """
+    if params.heated_rows is not None:
+        heated_NV = logits_BV[params.heated_rows]
+        # Shifted to 0 first: a tiny temperature would otherwise send large logits to infinity.
+        heated_NV = (heated_NV - heated_NV.amax(-1, keepdim=True)) / params.temperature_N1
+        logits_BV = logits_BV.index_copy(0, params.heated_rows, heated_NV)
     probs_BV = logits_BV.softmax(-1)
-    if params.top_p >= 1 and not params.top_k and params.min_p <= 0:
-        return probs_BV
-    return _truncated(probs_BV, params)
+    if params.cut_rows is not None:
+        probs_BV.index_copy_(0, params.cut_rows, _truncated(probs_BV[params.cut_rows], params))
+    return probs_BV
 
 
-def _truncated(probs_BV: Tensor, params: SamplingParams) -> Tensor:
+def _truncated(probs_NV: Tensor, params: RowParams) -> Tensor:
     """Keeps the tokens that pass top-k, then top-p on what is left, then min-p; renormalises.
 
     Equal probabilities are ordered by token id, so that the kept set never depends on the sort's whims.
     """
-    kept_BK, ids_BK = probs_BV.sort(dim=-1, descending=True, stable=True)
-    if params.top_k:
-        kept_BK, ids_BK = kept_BK[:, : params.top_k], ids_BK[:, : params.top_k]
-    if params.top_p < 1:
-        mass_BK = kept_BK.cumsum(-1, dtype=torch.float64)
-        before_BK = mass_BK - kept_BK
-        kept_BK = kept_BK.masked_fill(before_BK >= params.top_p * mass_BK[:, -1:], 0.0)
-    if params.min_p > 0:
-        kept_BK = kept_BK.masked_fill(kept_BK < params.min_p * kept_BK[:, :1], 0.0)
-    kept_BK = kept_BK / kept_BK.sum(-1, keepdim=True)
-    return torch.zeros_like(probs_BV).scatter_(1, ids_BK, kept_BK)
+    kept_NV, ids_NV = probs_NV.sort(dim=-1, descending=True, stable=True)
+    rank_V = torch.arange(kept_NV.shape[1], device=kept_NV.device)
+    kept_NV = kept_NV.masked_fill(rank_V >= params.top_k_N1, 0.0)
+    mass_NV = kept_NV.cumsum(-1, dtype=torch.float64)
+    kept_NV = kept_NV.masked_fill(mass_NV - kept_NV >= params.top_p_N1 * mass_NV[:, -1:], 0.0)
+    kept_NV = kept_NV.masked_fill(kept_NV < params.min_p_N1 * kept_NV[:, :1], 0.0)
+    # A running sum, because its order is the same for any number of rows.
+    kept_NV = kept_NV / kept_NV.cumsum(-1, dtype=torch.float64)[:, -1:].float()
+    return torch.zeros_like(probs_NV).scatter_(1, ids_NV, kept_NV)
 
 
 def draw(probs_BV: Tensor, uniforms_B: Tensor) -> Tensor:

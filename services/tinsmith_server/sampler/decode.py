@@ -1,4 +1,4 @@
-"""The decoding loop: one batch from its prompts to its last token."""
+"""The decoding loop of a request that is decoded alone: one batch from its prompts to its last token."""
 
 from collections.abc import Iterator
 from itertools import count
@@ -8,28 +8,27 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tinsmith_server.sampler.causal import AdaptedWeights, CausalModel
-from tinsmith_server.sampler.choice import Choice, choose
+from tinsmith_server.sampler.choice import Choice, RowParams, choose, likeliest
+from tinsmith_server.sampler.diverged import diverged
+from tinsmith_server.sampler.hugging_face import HuggingFaceModel, Overrides
 from tinsmith_server.sampler.logit_shift import LogitShift
 from tinsmith_server.sampler.philox import uniforms
 from tinsmith_server.sampler.plan import DecodePlan
 from tinsmith_server.sampler.request import SampleRequest, Step, StopReason
 from tinsmith_server.sampler.stops import StopMatcher
-from tinsmith_server.serving.errors import FailedPrecondition
 
 _COMPACT_AT = 1 / 16
 """Finished rows leave the batch when they are this part of it: moving the cache is not free."""
 _NOISE_TOKENS = 8
 
 
-def decode(
-    model: CausalModel, weights: AdaptedWeights, request: SampleRequest, plan: DecodePlan, stops: StopMatcher
-) -> Iterator[Step | None]:
+def decode(weights: Overrides, request: SampleRequest, plan: DecodePlan, stops: StopMatcher) -> Iterator[Step | None]:
     """Decodes one batch; yields None between pieces of the prefill and a Step after each token.
 
     Raises FailedPrecondition with reason WEIGHTS_NOT_FINITE when the model answers NaN.
     """
-    batch = weights.batch(plan.prompts, keep_positions=False)
+    model = weights.model
+    batch = weights.decoding(plan.prompts)
     yield from batch.prefill()
     prompt_of_row_B = torch.from_numpy(plan.prompt_of_row_B).to(model.device)
     logits_BV = batch.last_logits()[prompt_of_row_B]
@@ -38,25 +37,39 @@ def decode(
     done_B = np.zeros(len(rows_B), bool)
     limits = _token_limits(model, request, plan)
     noise = Noise(request, plan)
-    shift = LogitShift(request.params, model.vocabulary, len(rows_B), model.device)
+    params, shift = _drawing(model, request, np.zeros((len(rows_B), 0), np.int32))
+    past: list[NDArray[np.int64]] = []
     for step in count():
-        uniforms_B = noise.at(step, rows_B).to(model.device)
-        choice = choose(logits_BV, request.params, uniforms_B, shift=shift.tensor, top=request.top_logprobs)
-        tokens_B = choice.tokens
-        reasons_B = stops.reasons(rows_B, tokens_B.cpu().numpy())
+        raw_BV = None if shift.nothing else logits_BV
+        shifted_BV = logits_BV if raw_BV is None else shift.applied_to(logits_BV)
+        choice = choose(shifted_BV, params, noise.at(step, rows_B).to(model.device), raw_BV=raw_BV)
+        tokens_B = choice.tokens.cpu().numpy()
+        reasons_B = stops.reasons(rows_B, tokens_B)
         reasons_B[(reasons_B == StopReason.NONE) & (limits[rows_B] <= step + 1)] = StopReason.LENGTH
-        yield _step(choice, reasons_B, plan.answers_B[rows_B], ~done_B)
+        yield _step(choice, request.top_logprobs, reasons_B, plan.answers_B[rows_B], ~done_B)
         done_B |= reasons_B != StopReason.NONE
         if done_B.all():
             return
-        shift.count(tokens_B)
+        shift.count(choice.tokens)
+        past.append(tokens_B)
         if done_B.mean() >= _COMPACT_AT:
             kept = np.flatnonzero(~done_B)
-            kept_B = torch.from_numpy(kept).to(model.device)
-            batch.keep(kept_B)
-            shift.keep(kept_B)
-            rows_B, done_B, tokens_B = rows_B[kept], done_B[kept], tokens_B[kept_B]
-        logits_BV = batch.step(tokens_B)
+            batch.keep(torch.from_numpy(kept).to(model.device))
+            past = [tokens[kept] for tokens in past]
+            rows_B, done_B = rows_B[kept], done_B[kept]
+            params, shift = _drawing(model, request, np.stack(past, axis=1).astype(np.int32))
+        logits_BV = batch.step(torch.from_numpy(past[-1]).to(model.device))
+
+
+def _drawing(
+    model: HuggingFaceModel, request: SampleRequest, past_BT: NDArray[np.int32]
+) -> tuple[RowParams, LogitShift]:
+    """How rows with these tokens behind them are drawn."""
+    same = np.zeros(len(past_BT), np.int64)
+    return (
+        RowParams.of([request.params], same, model.device),
+        LogitShift([request.params], same, list(past_BT), model.vocabulary, model.device),
+    )
 
 
 class Noise:
@@ -79,7 +92,7 @@ class Noise:
         return torch.from_numpy(self._block[rows_B, place])
 
 
-def _token_limits(model: CausalModel, request: SampleRequest, plan: DecodePlan) -> NDArray[np.int64]:
+def _token_limits(model: HuggingFaceModel, request: SampleRequest, plan: DecodePlan) -> NDArray[np.int64]:
     """Most tokens of each row: the request's limit or the room that its prompt leaves in the context."""
     room_P = model.context - np.array([len(prompt) for prompt in plan.prompts])
     limits_P: NDArray[np.int64] = np.minimum(room_P, request.params.max_tokens)
@@ -87,19 +100,17 @@ def _token_limits(model: CausalModel, request: SampleRequest, plan: DecodePlan) 
 
 
 def _step(
-    choice: Choice, reasons_B: NDArray[np.int8], answers_B: NDArray[np.int64], fresh_B: NDArray[np.bool_]
+    choice: Choice, top: int, reasons_B: NDArray[np.int8], answers_B: NDArray[np.int64], fresh_B: NDArray[np.bool_]
 ) -> Step:
     logprobs_B = choice.logprobs.cpu().numpy()[fresh_B]
     if not np.isfinite(logprobs_B).all():
-        raise FailedPrecondition(
-            "the model's logits are not finite; the checkpoint's weights have diverged, sample an earlier one",
-            reason="WEIGHTS_NOT_FINITE",
-        )
+        raise diverged()
+    ids, best = likeliest(choice.probs_BV, top) if top else (None, None)
     return Step(
         rows=answers_B[fresh_B],
         tokens=choice.tokens.cpu().numpy()[fresh_B].astype(np.int32),
         logprobs=logprobs_B,
         stop_reasons=reasons_B[fresh_B],
-        top_ids=None if choice.top_ids is None else choice.top_ids.cpu().numpy()[fresh_B].astype(np.int32),
-        top_logprobs=None if choice.top_logprobs is None else choice.top_logprobs.cpu().numpy()[fresh_B],
+        top_ids=None if ids is None else ids.cpu().numpy()[fresh_B].astype(np.int32),
+        top_logprobs=None if best is None else best.cpu().numpy()[fresh_B],
     )

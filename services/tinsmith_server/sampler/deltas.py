@@ -2,11 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from typing import TypeVar
 
 from tinsmith_server.sampler.backend import Delta
 from tinsmith_server.sampler.detokenizer import Detokenizer
-from tinsmith_server.sampler.engine import Text
 from tinsmith_server.sampler.request import Step, StopReason
+from tinsmith_server.sampler.text import Text
+
+T = TypeVar("T")
 
 
 class DeltaBuilder:
@@ -34,7 +37,7 @@ class DeltaBuilder:
         return Delta(row=row, tokens=tokens, logprobs=logprobs, text=text, stop_reason=reason)
 
 
-async def batched(queue: "asyncio.Queue[Step | None]", interval_s: float) -> AsyncIterator[list[Step]]:
+async def batched(queue: "asyncio.Queue[T | None]", interval_s: float) -> AsyncIterator[list[T]]:
     """What the queue holds, at once the first time and then at most every `interval_s`; ends at None.
 
     A message costs about 0.1 ms whatever it holds, so tokens travel together.
@@ -42,13 +45,13 @@ async def batched(queue: "asyncio.Queue[Step | None]", interval_s: float) -> Asy
     clock = asyncio.get_running_loop().time
     ready = clock()
     while True:
-        steps = [await queue.get()]
+        items = [await queue.get()]
         await asyncio.sleep(max(0.0, ready - clock()))
         while not queue.empty():
-            steps.append(queue.get_nowait())
-        found = [step for step in steps if step is not None]
+            items.append(queue.get_nowait())
+        found = [item for item in items if item is not None]
         if found:
             yield found
-        if len(found) < len(steps):
+        if len(found) < len(items):
             return
         ready = clock() + interval_s

@@ -1,6 +1,6 @@
 """Text of an answer while it grows: only whole characters, and the pieces add up to the text of the whole."""
 
-from tinsmith_server.sampler.engine import Text
+from tinsmith_server.sampler.text import Text
 
 _HALF = "\N{REPLACEMENT CHARACTER}"
 

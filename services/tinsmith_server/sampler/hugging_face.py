@@ -8,7 +8,9 @@ import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call
 from transformers import DynamicCache, PreTrainedModel
@@ -16,7 +18,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from tinsmith_server.sampler.adapter import Adapter, check_base_copies, checked, unfit
 from tinsmith_server.sampler.causal import Prompts
-from tinsmith_server.sampler.linear import Linear, Lora
+from tinsmith_server.sampler.linear import Lora
 from tinsmith_server.sampler.model_facts import ModelFacts
 
 _LOGITS_KEPT = 1 << 26
@@ -34,8 +36,12 @@ class Overrides:
     def extra_bytes(self) -> int:
         return sum(parameter.nbytes for parameter in self.parameters.values())
 
-    def batch(self, prompts: Prompts, *, keep_positions: bool) -> "HuggingFaceBatch":
-        return HuggingFaceBatch(self.model, prompts, self.parameters, keep_positions=keep_positions)
+    def scoring(self, sequences: Prompts) -> "HuggingFaceBatch":
+        return HuggingFaceBatch(self.model, sequences, self.parameters, keep_positions=True)
+
+    def decoding(self, prompts: Prompts) -> "HuggingFaceBatch":
+        """A new batch of prompts to be answered."""
+        return HuggingFaceBatch(self.model, prompts, self.parameters, keep_positions=False)
 
 
 class HuggingFaceModel(ModelFacts):
@@ -62,7 +68,7 @@ class HuggingFaceModel(ModelFacts):
 
 
 class HuggingFaceBatch:
-    """See `causal.Batch`."""
+    """Prompts that are read together, then judged (see `causal.ScoringBatch`) or decoded as rows."""
 
     def __init__(
         self, model: HuggingFaceModel, prompts: Prompts, overrides: Mapping[str, Tensor], *, keep_positions: bool
@@ -82,21 +88,26 @@ class HuggingFaceBatch:
         yield
 
     def last_logits(self) -> Tensor:
+        """float32 [prompts, vocabulary]: what follows each prompt."""
         return self._logits[:, -1].float()
 
-    def logits_at(self, prompts_N: Tensor, positions_N: Tensor) -> Tensor:
+    def logits_at(self, sequences_N: NDArray[np.int64], positions_N: NDArray[np.int64]) -> Tensor:
+        sequences, positions = (torch.from_numpy(x).to(self._mask.device) for x in (sequences_N, positions_N))
         padding_P = self._longest - self._mask.sum(-1)
-        return self._logits[prompts_N, padding_P[prompts_N] + positions_N].float()
+        return self._logits[sequences, padding_P[sequences] + positions].float()
 
     def expand(self, prompt_of_row_B: Tensor) -> None:
+        """Starts decoding: int64 [rows], sorted; row b continues prompt `prompt_of_row_B[b]`."""
         del self._logits
         self.keep(prompt_of_row_B)
 
     def keep(self, rows_B: Tensor) -> None:
+        """Goes on with these rows only."""
         self._cache.batch_select_indices(rows_B)
         self._mask = self._mask[rows_B]
 
     def step(self, tokens_B: Tensor) -> Tensor:
+        """Reads one token of each row; float32 [rows, vocabulary], what follows."""
         self._mask = torch.cat([self._mask, self._mask.new_ones(len(tokens_B), 1)], dim=1)
         return self._forward(tokens_B[:, None], 1)[:, -1].float()
 
@@ -124,4 +135,4 @@ def _merged(name: str, module: nn.Module | None, lora: Lora) -> Tensor:
     weight = module.weight.detach()
     fitting = checked(name, lora, *weight.shape)
     placed = Lora(a_RI=fitting.a_RI.to(weight.device), b_OR=fitting.b_OR.to(weight.device))
-    return Linear(weight_OI=weight, lora=placed).merged().weight_OI
+    return placed.merged_into(weight)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class TokenizerText:
-    """See `engine.Text`. Only decodes, which a tokenizer may do on several threads at once."""
+    """See `text.Text`. Only decodes, which a tokenizer may do on several threads at once."""
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
         self._tokenizer = tokenizer
@@ -42,11 +42,10 @@ class ModelLoader:
         home: Path,
         device: str,
         dtype: str,
-        merge_limit_bytes: int,
         prefill_tokens: int,
     ) -> None:
         self._models, self._home, self._device, self._dtype = models, home, device, dtype
-        self._merge_limit_bytes, self._prefill_tokens = merge_limit_bytes, prefill_tokens
+        self._prefill_tokens = prefill_tokens
 
     def __call__(self, name: str) -> LoadedModel:
         """NotFound BASE_MODEL_NOT_FOUND, FailedPrecondition BASE_MODEL_UNUSABLE."""
@@ -57,6 +56,4 @@ class ModelLoader:
     def _causal(self, model: PreTrainedModel, name: str) -> CausalModel:
         if not is_plain_member(model):
             return HuggingFaceModel(model, name=name)
-        return LlamaFamilyModel(
-            model, name=name, merge_limit_bytes=self._merge_limit_bytes, prefill_tokens=self._prefill_tokens
-        )
+        return LlamaFamilyModel(model, name=name, prefill_tokens=self._prefill_tokens)

@@ -1,7 +1,7 @@
 """The `local` backend: base models in this process, adapters from checkpoint storage."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
@@ -9,12 +9,19 @@ from typing import Protocol
 import numpy as np
 
 from tinsmith_server.models import BaseModel
+from tinsmith_server.sampler.alone import decode_alone
+from tinsmith_server.sampler.answers import AnswerSheet, assemble, usage_of
 from tinsmith_server.sampler.backend import Delta, ModelSummary, Versioned
+from tinsmith_server.sampler.budget import EngineLimits
+from tinsmith_server.sampler.calibration import calibrated
 from tinsmith_server.sampler.causal import AdaptedWeights, CausalModel
 from tinsmith_server.sampler.checkpoints import CheckpointReader, SamplerCheckpoint
 from tinsmith_server.sampler.deltas import DeltaBuilder, batched
-from tinsmith_server.sampler.engine import Emit, Text, logprobs, sample
-from tinsmith_server.sampler.plan import BatchLimits
+from tinsmith_server.sampler.engine import DecodingEngine
+from tinsmith_server.sampler.hugging_face import Overrides
+from tinsmith_server.sampler.job import DecodeJob, Emit
+from tinsmith_server.sampler.llama_family import LlamaFamilyModel, LlamaWeights
+from tinsmith_server.sampler.plan import BatchLimits, Distinct, distinct
 from tinsmith_server.sampler.ragged import Ragged
 from tinsmith_server.sampler.request import (
     Answers,
@@ -26,6 +33,9 @@ from tinsmith_server.sampler.request import (
     Step,
     Usage,
 )
+from tinsmith_server.sampler.scores import score
+from tinsmith_server.sampler.stops import StopMatcher
+from tinsmith_server.sampler.text import Text
 from tinsmith_server.sampler.validation import check_logprobs, check_sample
 from tinsmith_server.sampler.weights_cache import WeightsCache
 from tinsmith_server.sampler.worker import QueueStatus, TorchWorker
@@ -62,6 +72,8 @@ class LocalLimits:
     """How much one process takes on."""
 
     batch: BatchLimits
+    """Of a request that is scored, or decoded alone."""
+    engine: EngineLimits
     max_answers: int
     """Most answers of one request."""
     stream_interval_s: float
@@ -84,6 +96,7 @@ class LocalBackend:
         self._base_models, self._load, self._checkpoints = base_models, load, checkpoints
         self._worker, self._cache, self._limits = worker, cache, limits
         self._models: Mapping[str, LoadedModel] = {}
+        self._engines: dict[str, DecodingEngine] = {}
         self._loading: dict[str, asyncio.Task[AdaptedWeights]] = {}
         self._watchers: set[asyncio.Event] = set()
 
@@ -98,8 +111,9 @@ class LocalBackend:
         for name in self._base_models:
             try:
                 loaded = await asyncio.to_thread(self._load, name)
+                await self._open_engine(loaded)
                 warm = _Ready(loaded=loaded, weights=loaded.model.base(), version=name)
-                await self._worker.run(self._sampling(warm, _warm_up(name), emit=lambda _: None))
+                await self._answers(warm, _warm_up(name))
             except (AttributeError, TypeError, ValueError, RuntimeError) as error:
                 raise FailedPrecondition(
                     f"base model {name!r} can't be decoded here, it may be of a kind without a KV cache: {error}",
@@ -113,28 +127,31 @@ class LocalBackend:
 
     async def sample(self, request: SampleRequest) -> Versioned[Answers]:
         ready = await self._prepare(request.model, lambda model: check_sample(model, request, self._limits.max_answers))
-        answers = await self._worker.run(self._sampling(ready, request, emit=lambda _: None))
-        return Versioned(result=answers, weights_version=ready.version)
+        return Versioned(result=await self._answers(ready, request), weights_version=ready.version)
 
     async def stream(self, request: SampleRequest) -> AsyncGenerator[Sequence[Delta] | Versioned[Usage], None]:
         ready = await self._prepare(request.model, lambda model: check_sample(model, request, self._limits.max_answers))
         loop, steps = asyncio.get_running_loop(), asyncio.Queue[Step | None]()
-        job = self._sampling(ready, request, emit=lambda step: _call_soon(loop, steps.put_nowait, step))
-        task = asyncio.create_task(self._worker.run(job))
+        prompts = distinct(request.prompts)
+
+        def emit(step: Step) -> None:
+            _call_soon(loop, steps.put_nowait, step)
+
+        task = asyncio.create_task(self._decode(ready, request, prompts, emit))
         task.add_done_callback(lambda _: steps.put_nowait(None))
         deltas = DeltaBuilder(ready.loaded.text)
         try:
             async for found in batched(steps, self._limits.stream_interval_s):
                 yield await asyncio.to_thread(deltas.build, found)
-            yield Versioned(result=(await task).usage, weights_version=ready.version)
+            _, usage = await task
+            yield Versioned(result=usage, weights_version=ready.version)
         finally:
             task.cancel()
 
     async def logprobs(self, request: LogprobsRequest) -> Versioned[Scores]:
         ready = await self._prepare(request.model, lambda model: check_logprobs(model, request))
-        model, batch = ready.loaded.model, self._limits.batch
-        job = logprobs(model, ready.weights, request.sequences, request.targets, request.top_logprobs, batch)
-        return Versioned(result=await self._worker.run(job), weights_version=ready.version)
+        scores = await self._scores(ready, request.sequences, request.targets, request.top_logprobs)
+        return Versioned(result=scores, weights_version=ready.version)
 
     def models(self) -> Sequence[ModelSummary]:
         return [
@@ -163,8 +180,53 @@ class LocalBackend:
         finally:
             self._watchers.discard(changed)
 
-    def _sampling(self, ready: _Ready, request: SampleRequest, *, emit: Emit) -> Generator[None, None, Answers]:
-        return sample(ready.loaded.model, ready.weights, request, self._limits.batch, ready.loaded.text, emit)
+    async def _open_engine(self, loaded: LoadedModel) -> None:
+        """Models of our own forward pass are decoded by an engine, whose ground is tested first."""
+        model = loaded.model
+        if isinstance(model, LlamaFamilyModel):
+            limits = await self._worker.call(lambda: calibrated(model, self._limits.engine))
+            self._engines[model.name] = DecodingEngine(model, limits)
+            self._worker.add(self._engines[model.name])
+
+    async def _answers(self, ready: _Ready, request: SampleRequest) -> Answers:
+        prompts = distinct(request.prompts)
+        scores = None
+        if request.prompt_logprobs or request.top_prompt_logprobs:
+            rows = Ragged.of(prompts.rows, np.int32)
+            scores = await self._scores(ready, rows, None, request.top_prompt_logprobs)
+        sheet, usage = await self._decode(ready, request, prompts, None)
+        text = ready.loaded.text
+        if request.return_text:
+            return await asyncio.to_thread(assemble, request, sheet, prompts, scores, text, usage)
+        return assemble(request, sheet, prompts, scores, text, usage)
+
+    async def _decode(
+        self, ready: _Ready, request: SampleRequest, prompts: Distinct, emit: Emit | None
+    ) -> tuple[AnswerSheet, Usage]:
+        """All tokens of a request, and what they cost."""
+        model, weights, text = ready.loaded.model, ready.weights, ready.loaded.text
+        if isinstance(weights, LlamaWeights):
+            stops = StopMatcher(request.params, model.eos_ids, model.vocabulary, text.decode)
+            job = DecodeJob(
+                request,
+                prompts,
+                adapter=weights.adapter,
+                version=ready.version,
+                stops=stops,
+                context=model.context,
+                emit=emit,
+            )
+            engine = self._engines[model.name]
+            engine.check(job)
+            sheet = await self._worker.submit(engine, job)
+            return sheet, usage_of(request, prompts, sheet.token_count, job.cached_tokens)
+        assert isinstance(weights, Overrides)
+        sheet = await self._worker.run(decode_alone(weights, request, prompts, self._limits.batch, text, emit))
+        return sheet, usage_of(request, prompts, sheet.token_count, 0)
+
+    async def _scores(self, ready: _Ready, sequences: Ragged, targets: Ragged | None, top: int) -> Scores:
+        job = score(ready.loaded.model, ready.weights, sequences, targets, top, self._limits.batch)
+        return await self._worker.run(job)
 
     async def _prepare(self, ref: ModelRef, check: Callable[[CausalModel], None]) -> _Ready:
         """Finds the weights; the request is checked before an adapter is loaded for it."""

@@ -28,10 +28,15 @@ def philox4x32(counter: tuple[UInts, UInts, UInts, UInts], key: tuple[UInts, UIn
     return c0, c1, c2, c3
 
 
-def uniforms(seeds_B: NDArray[np.int64], members_B: NDArray[np.int64], start: int, count: int) -> NDArray[np.float64]:
-    """float64 [B, count] in [0, 1): column j belongs to token start + j. `start` and `count` are even."""
+def uniforms(
+    seeds_B: NDArray[np.int64], members_B: NDArray[np.int64], start: int | NDArray[np.int64], count: int
+) -> NDArray[np.float64]:
+    """float64 [B, count] in [0, 1): column j belongs to token start + j.
+
+    `start`, one for all rows or int64 [B], and `count` are even.
+    """
     key = seeds_B.astype(np.uint64)[:, None]
-    blocks = np.arange(start // 2, (start + count) // 2, dtype=np.uint64)[None, :]
+    blocks = (np.asarray(start, np.int64).reshape(-1, 1) // 2 + np.arange(count // 2)).astype(np.uint64)
     zero = np.zeros((1, 1), np.uint64)
     members = members_B.astype(np.uint64)[:, None]
     words = philox4x32((blocks, zero, members, zero), (key & _LOW, key >> _SHIFT))

@@ -98,16 +98,16 @@ class TopLogprobs:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Step:
-    """The tokens that one decoding step added."""
+    """Tokens that were added: those of one decoding step, or of several."""
 
     rows: NDArray[np.int64]
-    """Which answers, int64 [answers still going]."""
+    """Each token's answer, int64 [tokens]; tokens of one answer are in order."""
     tokens: NDArray[np.int32]
     logprobs: NDArray[np.float32]
     stop_reasons: NDArray[np.int8]
-    """StopReason of each; NONE where the answer goes on."""
+    """StopReason at an answer's last token; NONE where the answer goes on."""
     top_ids: NDArray[np.int32] | None = None
-    """int32 [answers, k]."""
+    """int32 [tokens, k]."""
     top_logprobs: NDArray[np.float32] | None = None
 
 
@@ -118,7 +118,7 @@ class Usage:
     prompt_tokens: int
     completion_tokens: int
     cached_prompt_tokens: int
-    """Tokens of prompts that an equal prompt of the same request had already paid for."""
+    """Tokens of prompts that were not read again: an equal prompt of the same request, or the cache, had them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

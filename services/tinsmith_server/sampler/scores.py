@@ -8,10 +8,10 @@ import torch
 from numpy.typing import NDArray
 
 from tinsmith_server.sampler.causal import AdaptedWeights, CausalModel
+from tinsmith_server.sampler.diverged import diverged
 from tinsmith_server.sampler.plan import BatchLimits, by_length
 from tinsmith_server.sampler.ragged import Ragged
 from tinsmith_server.sampler.request import Scores, TopLogprobs
-from tinsmith_server.serving.errors import FailedPrecondition
 
 _LOGITS_AT_ONCE = 1 << 23
 """Most logits in memory at a time while scoring."""
@@ -43,10 +43,7 @@ class _Sheet:
     def fill(self, slots: NDArray[np.int64], logprobs_NV: torch.Tensor, targets: NDArray[np.int64]) -> None:
         chosen = logprobs_NV.gather(1, torch.from_numpy(targets).to(logprobs_NV.device)).cpu().numpy()
         if np.isnan(chosen).any():
-            raise FailedPrecondition(
-                "the model's logits are not finite; the checkpoint's weights have diverged, use an earlier one",
-                reason="WEIGHTS_NOT_FINITE",
-            )
+            raise diverged()
         self._logprobs[slots] = chosen
         top = min(self._top_ids.shape[1], logprobs_NV.shape[1])
         if top:
@@ -78,14 +75,13 @@ def score(
     lengths = np.diff(sequences.offsets).tolist()
     limits = replace(limits, prompt_tokens=min(limits.prompt_tokens, model.scored_together))
     for group in by_length(lengths, [1] * len(lengths), limits):
-        batch = weights.batch([sequences[row].astype(np.int32) for row in group], keep_positions=True)
+        batch = weights.scoring([sequences[row].astype(np.int32) for row in group])
         yield from batch.prefill()
         queries = _queries(sequences, targets, group)
         pieces = max(1, _LOGITS_AT_ONCE // model.vocabulary)
         for start in range(0, len(queries.rows), pieces):
             part = slice(start, start + pieces)
-            rows, positions = (torch.from_numpy(x[part]).to(model.device) for x in (queries.rows, queries.positions))
-            logprobs_NV = batch.logits_at(rows, positions).log_softmax(-1)
+            logprobs_NV = batch.logits_at(queries.rows[part], queries.positions[part]).log_softmax(-1)
             sheet.fill(queries.slots[part], logprobs_NV, queries.targets[part])
             yield
     return sheet.scores()

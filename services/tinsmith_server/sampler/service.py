@@ -9,7 +9,9 @@ import grpc.aio
 from tinsmith.sampler.v1 import sampler_service_pb2 as pb
 from tinsmith.sampler.v1 import sampler_service_pb2_grpc as pb_grpc
 from tinsmith_server.sampler import wire
-from tinsmith_server.sampler.backend import Backend
+from tinsmith_server.sampler.backend import Backend, Versioned
+from tinsmith_server.sampler.request import Usage
+from tinsmith_server.serving import charge_tokens
 from tinsmith_server.serving.paging import page
 
 if TYPE_CHECKING:
@@ -24,19 +26,25 @@ class SamplerService(pb_grpc.SamplerServiceServicer):
 
     async def Sample(self, request: pb.SampleRequest, context: "Context") -> pb.SampleResponse:
         wanted = wire.sample_request(request)
-        return wire.sample_response(wanted, await self._backend.sample(wanted))
+        answered = await self._backend.sample(wanted)
+        _charge(answered.result.usage)
+        return wire.sample_response(wanted, answered)
 
     async def SampleStream(
         self, request: pb.SampleStreamRequest, context: "Context"
     ) -> AsyncIterator[pb.SampleStreamResponse]:
         async with aclosing(self._backend.stream(wire.stream_request(request))) as items:
             async for item in items:
+                if isinstance(item, Versioned):
+                    _charge(item.result)
                 yield wire.stream_response(item)
 
     async def ComputeLogprobs(
         self, request: pb.ComputeLogprobsRequest, context: "Context"
     ) -> pb.ComputeLogprobsResponse:
-        return wire.logprobs_response(await self._backend.logprobs(wire.logprobs_request(request)))
+        wanted = wire.logprobs_request(request)
+        charge_tokens(len(wanted.sequences.values))
+        return wire.logprobs_response(await self._backend.logprobs(wanted))
 
     async def ListModels(self, request: pb.ListModelsRequest, context: "Context") -> pb.ListModelsResponse:
         models, next_page_token = page(
@@ -50,3 +58,8 @@ class SamplerService(pb_grpc.SamplerServiceServicer):
         async with aclosing(self._backend.watch()) as statuses:
             async for status in statuses:
                 yield pb.WatchQueueResponse(status=wire.queue_status(status))
+
+
+def _charge(usage: Usage) -> None:
+    """Books what was read and written for the caller."""
+    charge_tokens(usage.prompt_tokens - usage.cached_prompt_tokens + usage.completion_tokens)

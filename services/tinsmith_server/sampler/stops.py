@@ -18,13 +18,14 @@ _WINDOW_MARGIN = 8
 
 
 class StopMatcher:
-    """Watches the answers of one batch."""
+    """Watches the answers of one request."""
 
     def __init__(self, params: SamplingParams, eos_ids: frozenset[int], vocabulary: int, decode: Decode) -> None:
-        self._reason_V = np.zeros(vocabulary, np.int8)
+        self.reason_V = np.zeros(vocabulary, np.int8)
+        """What each token alone ends an answer with, NONE where it does not."""
         if not params.ignore_eos:
-            self._reason_V[[token for token in eos_ids if token < vocabulary]] = StopReason.EOS
-        self._reason_V[list(params.stop_token_ids)] = StopReason.STOP
+            self.reason_V[[token for token in eos_ids if token < vocabulary]] = StopReason.EOS
+        self.reason_V[list(params.stop_token_ids)] = StopReason.STOP
         self._strings = params.stop_strings
         self._decode = decode
         self._completes_V = np.zeros(vocabulary if self._strings else 0, np.int8)
@@ -33,9 +34,14 @@ class StopMatcher:
         longest = max((len(string.encode()) for string in self._strings), default=0)
         self._window = 2 * longest + _WINDOW_MARGIN
 
+    @property
+    def reads_text(self) -> bool:
+        """Whether there are stop strings; without them `reason_V` says all."""
+        return bool(self._strings)
+
     def reasons(self, rows_B: NDArray[np.int64], tokens_B: NDArray[np.int64]) -> NDArray[np.int8]:
         """Takes one new token of each row; NONE where the answer may go on."""
-        reasons_B = self._reason_V[tokens_B]
+        reasons_B = self.reason_V[tokens_B]
         if self._strings:
             self._remember(rows_B, tokens_B)
             for place in np.flatnonzero(self._may_complete(tokens_B)):

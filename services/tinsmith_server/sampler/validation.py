@@ -1,10 +1,10 @@
 """Refuses what no model should be asked, naming the prompt and the number at fault."""
 
 from math import isfinite
+from typing import Protocol
 
 import numpy as np
 
-from tinsmith_server.sampler.causal import CausalModel
 from tinsmith_server.sampler.ragged import Ragged
 from tinsmith_server.sampler.request import LogprobsRequest, SampleRequest, SamplingParams
 from tinsmith_server.serving.errors import InvalidArgument
@@ -13,7 +13,26 @@ _MOST_TOP_ENTRIES = 1 << 25
 """Most entries of likeliest tokens in one answer; each takes 8 bytes, and several copies of them while it is made."""
 
 
-def check_sample(model: CausalModel, request: SampleRequest, max_answers: int) -> None:
+class Bounds(Protocol):
+    """What a request to a model is checked against, wherever the model is."""
+
+    @property
+    def name(self) -> str:
+        """As requests name it."""
+        ...
+
+    @property
+    def context(self) -> int:
+        """Longest sequence in tokens."""
+        ...
+
+    @property
+    def vocabulary(self) -> int:
+        """Token ids are below it."""
+        ...
+
+
+def check_sample(model: Bounds, request: SampleRequest, max_answers: int) -> None:
     """Raises InvalidArgument for a request that can't be sampled."""
     # One place must be left for an answer.
     _check_rows(model, "prompts", request.prompts, model.context - 1)
@@ -38,7 +57,7 @@ def check_sample(model: CausalModel, request: SampleRequest, max_answers: int) -
     _check_top("top_prompt_logprobs", request.top_prompt_logprobs, len(request.prompts.values))
 
 
-def check_logprobs(model: CausalModel, request: LogprobsRequest) -> None:
+def check_logprobs(model: Bounds, request: LogprobsRequest) -> None:
     """Raises InvalidArgument for sequences or targets that can't be judged."""
     _check_rows(model, "sequences", request.sequences, model.context)
     _check_top("top_logprobs", request.top_logprobs, len(request.sequences.values))
@@ -49,7 +68,7 @@ def check_logprobs(model: CausalModel, request: LogprobsRequest) -> None:
     _check_vocabulary(model, "targets", request.targets)
 
 
-def _check_params(model: CausalModel, params: SamplingParams) -> None:
+def _check_params(model: Bounds, params: SamplingParams) -> None:
     """What the rules of the contract leave open."""
     if not all(map(isfinite, params.logit_bias.values())):
         raise _invalid(
@@ -82,7 +101,7 @@ def _check_top(field: str, top: int, positions: int) -> None:
         )
 
 
-def _check_rows(model: CausalModel, field: str, rows: Ragged, longest: int) -> None:
+def _check_rows(model: Bounds, field: str, rows: Ragged, longest: int) -> None:
     if not len(rows):
         raise _invalid("EMPTY_PROMPT", field, f"{field} has no rows; send at least one")
     lengths = np.diff(rows.offsets)
@@ -104,7 +123,7 @@ def _check_rows(model: CausalModel, field: str, rows: Ragged, longest: int) -> N
     _check_vocabulary(model, field, rows)
 
 
-def _check_vocabulary(model: CausalModel, field: str, rows: Ragged) -> None:
+def _check_vocabulary(model: Bounds, field: str, rows: Ragged) -> None:
     tokens = rows.values.astype(np.int64)
     bad = np.argwhere((tokens < 0) | (tokens >= model.vocabulary))
     if len(bad):
@@ -112,7 +131,7 @@ def _check_vocabulary(model: CausalModel, field: str, rows: Ragged) -> None:
         raise _out_of_vocabulary(model, f"{field}[{row}]", int(tokens[tuple(bad[0])]), prompt=row)
 
 
-def _out_of_vocabulary(model: CausalModel, field: str, token: int, **metadata: int) -> InvalidArgument:
+def _out_of_vocabulary(model: Bounds, field: str, token: int, **metadata: int) -> InvalidArgument:
     return _invalid(
         "TOKEN_OUT_OF_VOCABULARY",
         field,

@@ -121,10 +121,11 @@ def queue_status(status: QueueStatus) -> queue_pb2.QueueStatus:
     """The queue as a message."""
     wait = Duration()
     wait.FromMilliseconds(round(1000 * status.estimated_wait_s))
-    state = queue_pb2.QUEUE_STATE_PAUSED_CAPACITY if status.full else queue_pb2.QUEUE_STATE_ACTIVE
+    reason = "as many requests wait as this sampler takes" if status.full else status.lacking
+    state = queue_pb2.QUEUE_STATE_PAUSED_CAPACITY if reason else queue_pb2.QUEUE_STATE_ACTIVE
     return queue_pb2.QueueStatus(
         state=state,
-        reason="as many requests wait as this sampler takes" if status.full else "",
+        reason=reason,
         waiting=status.waiting,
         running=status.running,
         estimated_wait=wait,

@@ -1,7 +1,7 @@
-"""The one thread that runs torch: jobs take turns on it, step by step.
+"""The one thread that runs torch. What it works on are engines and jobs; each has its turn, a bounded piece of work.
 
-A job is a generator. Every turn is one `next`, so a long answer never holds up a short one, and a job whose caller has
-gone is closed before its next turn. The queue is bounded: a full one refuses at once and says when to come back.
+So a long answer never holds up a short one, and work whose caller has gone ends before its next turn. The number of
+requests is bounded: one too many is refused at once and told when to come back.
 """
 
 import asyncio
@@ -9,14 +9,14 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator
-from concurrent.futures import Future, InvalidStateError
-from contextlib import suppress
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 
+from tinsmith_server.sampler.waiting_line import Ticket, WaitingLine
 from tinsmith_server.serving.errors import ResourceExhausted, Unavailable
 
 T = TypeVar("T")
@@ -32,27 +32,108 @@ class QueueStatus:
     waiting: int
     running: int
     full: bool
+    """Whether one more request would be refused."""
     estimated_wait_s: float
-    """Until a request that arrives now is answered, by the mean cost of the last ones."""
+    """Until a request that arrives now starts, by how long the last ones took to end."""
+    lacking: str = ""
+    """What the oldest waiting request waits for, in words; empty when none waits."""
 
 
-@dataclass(kw_only=True, slots=True)
-class _Job:
-    work: Generator[None, None, Any]
-    future: "Future[Any]"
-    busy_s: float = 0.0
+class Workload(Protocol):
+    """What shares the thread. Requests reach it through the waiting line."""
+
+    @property
+    def running(self) -> int:
+        """Requests at work. Any thread."""
+        ...
+
+    @property
+    def spare(self) -> int:
+        """Requests that it would take in beside those at work, as far as it knows. Any thread."""
+        ...
+
+    @property
+    def lacking(self) -> str:
+        """Why the first waiting request can't start, in words; empty when none waits. Any thread."""
+        ...
+
+    def admit(self, line: WaitingLine) -> None:
+        """Takes requests in, and forgets those whose callers have gone."""
+        ...
+
+    def turn(self) -> None:
+        """A bounded piece of work."""
+        ...
+
+    def abandon(self, error: Exception) -> None:
+        """Answers the callers of all requests at work with `error`, and is as new."""
+        ...
+
+
+class Job(Ticket):
+    """Work as a generator: every turn is one `next`."""
+
+    def __init__(self, work: Generator[None, None, Any]) -> None:
+        super().__init__()
+        self.work = work
+
+
+class TakingTurns:
+    """Jobs that go on in turn, a few at a time."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._jobs: deque[Job] = deque()
+        self.lacking = ""
+
+    @property
+    def running(self) -> int:
+        return len(self._jobs)
+
+    @property
+    def spare(self) -> int:
+        return self._most - len(self._jobs)
+
+    def admit(self, line: WaitingLine) -> None:
+        for gone in [job for job in self._jobs if job.abandoned]:
+            gone.work.close()
+            self._jobs.remove(gone)
+        while (job := line.first(self)) is not None:
+            assert isinstance(job, Job)
+            if len(self._jobs) >= self._most:
+                self.lacking = "as many requests take turns as this sampler allows"
+                return
+            line.take(self, job)
+            self._jobs.append(job)
+        self.lacking = ""
+
+    def turn(self) -> None:
+        if not self._jobs:
+            return
+        if _advance(self._jobs[0]):
+            self._jobs.rotate(-1)
+        else:
+            self._jobs.popleft()
+
+    def abandon(self, error: Exception) -> None:
+        while self._jobs:
+            job = self._jobs.popleft()
+            job.work.close()
+            job.settle(error=error)
 
 
 class TorchWorker:
-    """One thread, many jobs."""
+    """One thread, many workloads."""
 
     def __init__(self, *, max_running: int, max_waiting: int, torch_threads: int) -> None:
-        self._torch_threads = torch_threads
-        self._max_running, self._max_waiting = max_running, max_waiting
+        """`max_running` jobs take turns; requests of all kinds beyond `max_waiting` are refused."""
+        self._torch_threads, self._max_waiting = torch_threads, max_waiting
+        self._jobs = TakingTurns(max_running)
+        self._workloads: Sequence[Workload] = (self._jobs,)
+        self._line = WaitingLine()
         self._urgent: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
-        self._waiting: deque[_Job] = deque()
-        self._running: deque[_Job] = deque()
-        self._mean_s = _FIRST_GUESS_S
+        self._pace = _Pace()
+        self._told: object = None
         self._changed = threading.Condition()
         self._stopping = False
         self._thread = threading.Thread(target=self._main, name="torch", daemon=True)
@@ -63,139 +144,170 @@ class TorchWorker:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends the thread after its current step; what waits or runs is answered with Unavailable."""
+        """Ends the thread after its current turn; what waits or runs is answered with Unavailable."""
         with self._changed:
             self._stopping = True
             self._changed.notify()
         if self._thread.ident is not None:
             self._thread.join()
 
+    def add(self, workload: Workload) -> None:
+        """One more workload."""
+        self._workloads = (*self._workloads, workload)
+
     async def call(self, work: Callable[[], T]) -> T:
-        """Runs `work` between two steps, ahead of the queue: for short things such as laying out an adapter."""
+        """Runs `work` between two turns, ahead of the queue: for short things such as laying out an adapter."""
         future: Future[T] = Future()
-        self._put(lambda: self._urgent.append((work, future)))
+        with self._changed:
+            self._refuse_when_stopping()
+            self._urgent.append((work, future))
+            self._changed.notify()
         return await asyncio.wrap_future(future)
 
     async def run(self, work: Generator[None, None, T]) -> T:
-        """Runs a job to its end. Cancelling the caller ends it before its next step.
+        """Runs a job to its end; see `submit`."""
+        result: T = await self.submit(self._jobs, Job(work))
+        return result
 
-        Raises ResourceExhausted with reason QUEUE_FULL when too many jobs wait.
+    async def submit(self, workload: Workload, ticket: Ticket) -> Any:
+        """Waits in the line, then for the result. Cancelling the caller ends the work before its next turn.
+
+        Raises ResourceExhausted with reason QUEUE_FULL when too many requests wait.
         """
-        job = _Job(work=work, future=Future())
-        self._put(lambda: self._enqueue(job))
+        with self._changed:
+            self._refuse_when_stopping()
+            self._refuse_when_full(workload)
+            self._line.join(workload, ticket)
+            self._changed.notify()
         self.on_change()
         try:
-            result: T = await asyncio.wrap_future(job.future)
+            return await asyncio.wrap_future(ticket.future)
         except asyncio.CancelledError:
-            self._forget(job)
+            with self._changed:
+                self._changed.notify()
+            self.on_change()
             raise
-        return result
 
     def status(self) -> QueueStatus:
         """The queue now."""
-        waiting, running = len(self._waiting), len(self._running)
+        waiting = len(self._line)
+        lacking = [workload.lacking for workload in self._workloads if workload.lacking] if waiting else []
+        full = any(waiting >= self._max_waiting + workload.spare for workload in self._workloads)
         return QueueStatus(
             waiting=waiting,
-            running=running,
-            full=waiting + running >= self._max_waiting + self._max_running,
-            estimated_wait_s=(waiting + running) * self._mean_s,
+            running=sum(workload.running for workload in self._workloads),
+            full=full,
+            estimated_wait_s=(waiting + 1) * self._pace.gap_s if lacking or full else 0.0,
+            lacking="".join(lacking[:1]),
         )
 
-    def _put(self, action: Callable[[], None]) -> None:
-        with self._changed:
-            if self._stopping:
-                raise Unavailable("the sampler is shutting down; retry on another replica", reason="SHUTTING_DOWN")
-            action()
-            self._changed.notify()
+    def _refuse_when_stopping(self) -> None:
+        if self._stopping:
+            raise Unavailable("the sampler is shutting down; retry on another replica", reason="SHUTTING_DOWN")
 
-    def _enqueue(self, job: _Job) -> None:
+    def _refuse_when_full(self, workload: Workload) -> None:
         status = self.status()
-        if status.full:
+        if status.waiting >= self._max_waiting + workload.spare:
             raise ResourceExhausted(
                 f"{status.waiting} requests wait already; retry later or add samplers",
                 reason="QUEUE_FULL",
                 metadata={"waiting": str(status.waiting)},
                 retry_after_s=max(_FIRST_GUESS_S, status.estimated_wait_s),
             )
-        self._waiting.append(job)
-
-    def _forget(self, job: _Job) -> None:
-        """Takes a job whose caller has gone out of the queue; one that runs ends at its next turn."""
-        with self._changed:
-            self._waiting = deque(waiting for waiting in self._waiting if waiting is not job)
-        self.on_change()
 
     def _main(self) -> None:
         torch.set_num_threads(self._torch_threads)
         with torch.inference_mode():
             while self._wait_for_work():
                 self._run_urgent()
-                for _ in range(len(self._running)):
-                    self._take_turn()
+                for workload in self._workloads:
+                    self._take_turn(workload)
                     self._run_urgent()
         self._abandon()
 
     def _wait_for_work(self) -> bool:
-        """Takes waiting jobs in; sleeps while there is nothing to do. False when the thread shall end."""
+        """Sleeps while there is nothing to do. False when the thread shall end."""
         with self._changed:
-            self._changed.wait_for(lambda: self._stopping or self._urgent or self._waiting or self._running)
-            while self._waiting and len(self._running) < self._max_running:
-                self._running.append(self._waiting.popleft())
-                self.on_change()
+            self._changed.wait_for(self._has_work)
             return not self._stopping
+
+    def _has_work(self) -> bool:
+        running = any(workload.running for workload in self._workloads)
+        return bool(self._stopping or self._urgent or running or len(self._line))
+
+    def _take_turn(self, workload: Workload) -> None:
+        """A turn that fails ends the requests of its workload, not the thread."""
+        try:
+            self._turn(workload)
+        except Exception as error:
+            _log.exception("a turn of the sampler's torch thread failed")
+            workload.abandon(error)
+            self._tell()
+
+    def _turn(self, workload: Workload) -> None:
+        running = workload.running
+        workload.admit(self._line)
+        if workload.running != running or workload.lacking:
+            self._tell()
+        at_work = workload.running
+        workload.turn()
+        self._pace.ended(at_work - workload.running)
+        if workload.running != at_work:
+            self._tell()
+
+    def _tell(self) -> None:
+        """Reports the queue's state where it has changed."""
+        status = self.status()
+        seen = (status.waiting, status.running, status.full, status.lacking)
+        if seen != self._told:
+            self._told = seen
+            self.on_change()
 
     def _run_urgent(self) -> None:
         while self._urgent:
             work, future = self._urgent.popleft()
+            ticket = Ticket(future)
             try:
                 result = work()
             except Exception as error:
-                _settle(future, error=error)
+                ticket.settle(error=error)
             else:
-                _settle(future, result=result)
-
-    def _take_turn(self) -> None:
-        """Gives the first job one turn; it goes to the back of the line unless it has ended."""
-        job = self._running[0]
-        began = time.perf_counter()
-        ended = _advance(job)
-        job.busy_s += time.perf_counter() - began
-        if not ended:
-            self._running.rotate(-1)
-            return
-        self._running.popleft()
-        self._mean_s += _SMOOTHING * (job.busy_s - self._mean_s)
-        self.on_change()
+                ticket.settle(result=result)
 
     def _abandon(self) -> None:
         gone = Unavailable("the sampler is shutting down; retry on another replica", reason="SHUTTING_DOWN")
-        for job in (*self._running, *self._waiting):
-            job.work.close()
-            _settle(job.future, error=gone)
+        for workload in self._workloads:
+            workload.abandon(gone)
+        for ticket in self._line.clear():
+            ticket.settle(error=gone)
         for _, future in self._urgent:
-            _settle(future, error=gone)
+            Ticket(future).settle(error=gone)
 
 
-def _advance(job: _Job) -> bool:
-    """One step of a job; True when it was the last."""
-    if job.future.cancelled():
-        job.work.close()
-        return True
+class _Pace:
+    """How long it takes, lately, until one more request has ended."""
+
+    def __init__(self) -> None:
+        self.gap_s = _FIRST_GUESS_S
+        self._last = time.monotonic()
+
+    def ended(self, requests: int) -> None:
+        """Takes note of requests that have just ended."""
+        if requests <= 0:
+            return
+        now = time.monotonic()
+        self.gap_s += _SMOOTHING * ((now - self._last) / requests - self.gap_s)
+        self._last = now
+
+
+def _advance(job: Job) -> bool:
+    """One step of a job; False when it was the last."""
     try:
         next(job.work)
     except StopIteration as end:
-        _settle(job.future, result=end.value)
+        job.settle(result=end.value)
     except Exception as error:
-        _settle(job.future, error=error)
+        job.settle(error=error)
     else:
-        return False
-    return True
-
-
-def _settle(future: "Future[Any]", *, result: object = None, error: Exception | None = None) -> None:
-    """Answers the caller, who may have gone in the meantime."""
-    with suppress(InvalidStateError):
-        if error is None:
-            future.set_result(result)
-        else:
-            future.set_exception(error)
+        return True
+    return False
