@@ -8,7 +8,7 @@ CONSTRAINTS := deploy/constraints.txt
 GO_PLUGINS := build/go/bin/protoc-gen-go build/go/bin/protoc-gen-go-grpc
 TS_PLUGIN := clients/typescript/node_modules/.bin/protoc-gen-es
 
-.PHONY: help demo test test-slow test-all bench lint types proto setup clean
+.PHONY: help demo test test-slow test-all bench bench-trainer bench-sampler bench-docs lint types proto setup clean
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -26,6 +26,15 @@ test-all: test test-slow ## every test
 
 bench: $(VENV)/.ready ## what the suite costs, beside the same work without it
 	$(BIN)/python -m tests.benchmarks $(BENCH)
+
+bench-trainer: $(VENV)/.ready ## the trainer beside PEFT
+	$(BIN)/python -m tests.benchmarks trainer
+
+bench-sampler: $(VENV)/.ready ## the sampler beside generate of transformers
+	$(BIN)/python -m tests.benchmarks sampler
+
+bench-docs: $(VENV)/.ready ## put the tables of the last runs into docs/benchmarks.md
+	$(BIN)/python -m tests.benchmarks --write docs/benchmarks.md
 
 lint: $(VENV)/.ready ## ruff and buf
 	$(BIN)/ruff check .

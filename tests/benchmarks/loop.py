@@ -75,7 +75,8 @@ def _row(suite: Suite, loop: Loop) -> Row:
     alone = OneProcess(loop.directory, run.config.math_rl)
     _check_same(steps, alone.run())
     pairs = [(_median_ms(_run(suite, loop)[1]), _median_ms(alone.run())) for _ in range(loop.rounds)]
-    return row_of(loop.figure, "ms", pairs, target=loop.target, lower_is_better=True)
+    peer = "the same loop in one process, no gRPC"
+    return row_of(loop.figure, "ms", pairs, peer=peer, target=loop.target, lower_is_better=True)
 
 
 def _run(suite: Suite, loop: Loop) -> tuple[Run, list[Step]]:

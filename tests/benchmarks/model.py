@@ -4,24 +4,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from tinsmith_server.cli.folders import model_home
-from tinsmith_server.models import BaseModel, find_directory, load_causal_lm, load_tokenizer
+from tinsmith_server.models import EMBEDDED_MODELS, BaseModel, find_directory, load_tokenizer
 
 NAME = "tinsmith-tiny"
+VOCABULARY = EMBEDDED_MODELS[NAME].vocabulary_size
 
 
 def embedded_directory() -> Path:
     """Built at the first use, then cached."""
     return find_directory(BaseModel(name=NAME, location=NAME), model_home())
-
-
-def load() -> PreTrainedModel:
-    """A fresh copy of the embedded model, on one thread."""
-    torch.set_num_threads(1)
-    return load_causal_lm(embedded_directory())
 
 
 def tokenizer() -> PreTrainedTokenizerBase:

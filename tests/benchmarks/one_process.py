@@ -5,15 +5,15 @@ the suite needs: episodes, metrics, events, checkpoints. Weights go from trainer
 """
 
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from tests.benchmarks.one_engine import OneEngine
 from tinsmith.orchestrator.v1 import MathRlConfig
 from tinsmith.types.v1 import StopCondition
 from tinsmith_server.dataset.renderers.chat_template import ChatTemplate
@@ -26,19 +26,13 @@ from tinsmith_server.grader.math_grader import MathGrader
 from tinsmith_server.grader.spec import Extraction, MathSpec
 from tinsmith_server.models import load_causal_lm, load_tokenizer
 from tinsmith_server.orchestrator import ragged
+from tinsmith_server.orchestrator.numerics import group_advantages, is_constant
 from tinsmith_server.orchestrator.peers import Answers, EpisodeGroups, Format, Outcomes, Prompts, Said
 from tinsmith_server.orchestrator.recipes.assemble import PolicyData, assemble
-from tinsmith_server.orchestrator.recipes.group_advantages import group_advantages, is_constant
 from tinsmith_server.orchestrator.recipes.rollout import Asked, Rollout
 from tinsmith_server.orchestrator.recipes.seeds import derived_seed, group_seeds
 from tinsmith_server.sampler import ragged as sampler_ragged
 from tinsmith_server.sampler import request as sampling
-from tinsmith_server.sampler.adapter import read_adapter
-from tinsmith_server.sampler.causal import AdaptedWeights
-from tinsmith_server.sampler.engine import sample
-from tinsmith_server.sampler.llama_family import LlamaFamilyModel
-from tinsmith_server.sampler.plan import BatchLimits
-from tinsmith_server.sampler.settings import SamplerSettings
 from tinsmith_server.storage import LoraShape
 from tinsmith_server.trainer import ragged as trainer_ragged
 from tinsmith_server.trainer.adapter_files import CONFIG, WEIGHTS
@@ -46,8 +40,6 @@ from tinsmith_server.trainer.local import causal_model
 from tinsmith_server.trainer.losses import ImportanceSampling
 from tinsmith_server.trainer.request import AdamParams, Batch, TrainingCall
 from tinsmith_server.trainer.trained_model import Limits, TrainedModel
-
-T = TypeVar("T")
 
 _MOST_CHARS = 4096
 """Of an answer; those of a benchmark are shorter."""
@@ -68,14 +60,8 @@ class OneProcess:
     def __init__(self, directory: Path, config: MathRlConfig) -> None:
         torch.set_num_threads(1)
         self._config = config
-        base, settings = load_causal_lm(directory), SamplerSettings.model_validate({})
-        self._sampled = LlamaFamilyModel(
-            base,
-            name=config.base_model,
-            merge_limit_bytes=settings.merge_limit_bytes,
-            prefill_tokens=settings.prefill_tokens,
-        )
-        self._limits = BatchLimits(rows=settings.max_batch_rows, prompt_tokens=settings.max_batch_prompt_tokens)
+        base = load_causal_lm(directory)
+        self._sampler = OneEngine(base, name=config.base_model)
         self._base = causal_model(base, name=config.base_model)
         self._tokenizer = Tokenizer(config.base_model, load_tokenizer(directory), directory)
         self._renderer = ChatTemplate(self._tokenizer)
@@ -89,32 +75,31 @@ class OneProcess:
         config = self._config
         shape = LoraShape(rank=config.lora_rank, alpha=config.lora_alpha, seed=derived_seed(config.seed, "adapter"))
         model = TrainedModel(self._base, shape, limits=Limits())
-        weights = self._weights(model)
+        self._publish(model)
         steps = []
         for number in range(1, config.steps + 1):
             began = time.perf_counter()
-            rollout = self._rollout(number, weights)
+            rollout = self._rollout(number)
             self._train(model, rollout)
-            weights = self._weights(model)
+            self._publish(model)
             steps.append(Step(seconds=time.perf_counter() - began, reward=float(rollout.rewards_PG.mean())))
         return steps
 
-    def _weights(self, model: TrainedModel) -> AdaptedWeights:
-        """The adapter as the sampler runs it."""
+    def _publish(self, model: TrainedModel) -> None:
+        """The adapter as the sampler gets it."""
         files = model.adapter_files()
-        with torch.inference_mode():
-            return self._sampled.adapted(read_adapter(files[CONFIG], files[WEIGHTS]))
+        self._sampler.take(files[CONFIG], files[WEIGHTS])
 
-    def _rollout(self, step: int, weights: AdaptedWeights) -> Rollout:
+    def _rollout(self, step: int) -> Rollout:
         first = (step - 1) * self._config.groups_per_batch
         problems = self._problems.read(np.arange(first, first + self._config.groups_per_batch))
         chats = [[Message(role=said["role"], content=said["content"]) for said in row["messages"]] for row in problems]
         prompts = self._renderer.prompts(chats, (), "")
-        answers = self._sample(step, prompts, weights)
+        answers = self._sample(step, prompts)
         parsed = self._renderer.parse([row.tolist() for row in answers.tokens])
         return self._as_rollout(prompts, answers, self._rewards(problems, parsed))
 
-    def _sample(self, step: int, prompts: Sequence[Sequence[int]], weights: AdaptedWeights) -> sampling.Answers:
+    def _sample(self, step: int, prompts: Sequence[Sequence[int]]) -> sampling.Answers:
         config, stop = self._config, self._renderer.stop
         request = sampling.SampleRequest(
             model=sampling.ModelRef(base_model=config.base_model),
@@ -128,8 +113,7 @@ class OneProcess:
             ),
             seeds=np.array(group_seeds(config.seed, "sample", step, len(prompts))),
         )
-        with torch.inference_mode():
-            return _result(sample(self._sampled, weights, request, self._limits, _NoText(), lambda _: None))
+        return self._sampler.sample(request)
 
     def _rewards(self, problems: Sequence[Row], parsed: Sequence[Parsed]) -> NDArray[np.float64]:
         """correct + format_coefficient * (format - 1), as the environment has it, float64 [answers]."""
@@ -186,20 +170,3 @@ def _for_trainer(rows: ragged.Ragged) -> trainer_ragged.Ragged:
 
 def _for_recipe(rows: sampler_ragged.Ragged) -> ragged.Ragged:
     return ragged.Ragged(flat=rows.values, offsets=rows.offsets)
-
-
-def _result(work: Generator[None, None, T]) -> T:
-    """What a job of the sampler returns, run to its end."""
-    while True:
-        try:
-            next(work)
-        except StopIteration as end:
-            result: T = end.value
-            return result
-
-
-class _NoText:
-    """The request has no stop strings and asks for no text."""
-
-    def decode(self, ids: object, *, skip_special_tokens: bool = False) -> str:
-        return ""

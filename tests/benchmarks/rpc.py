@@ -43,6 +43,7 @@ def rows() -> list[Row]:
                 "µs",
                 lambda: _latency_us(suite.orchestrator.GetRun),
                 lambda: _latency_us(stub.GetRun),
+                peer="bare grpc.aio echo and stub",
                 rounds=ROUNDS,
                 target=1.5,
                 lower_is_better=True,
