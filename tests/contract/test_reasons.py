@@ -10,7 +10,19 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet
 ROOT = Path(__file__).resolve().parents[2]
 SERVICES = ROOT / "services/tinsmith_server"
 
-OF_EVERY_SERVICE = {"INVALID_REQUEST", "BAD_PAGE_TOKEN", "NOT_READY", "SHUTTING_DOWN", "NOT_IMPLEMENTED", "INTERNAL"}
+OF_EVERY_SERVICE = {
+    "INVALID_REQUEST",
+    "BAD_PAGE_TOKEN",
+    "NOT_READY",
+    "SHUTTING_DOWN",
+    "NOT_IMPLEMENTED",
+    "API_KEY_MISSING",
+    "API_KEY_UNKNOWN",
+    "TENANT_UNKNOWN",
+    "RATE_LIMITED",
+    "TENANT_CONCURRENCY",
+    "INTERNAL",
+}
 """Explained once, in the README."""
 AT_START = {"ADDRESS_IN_USE", "BASE_MODEL_UNUSABLE", "BAD_BASE_MODELS", "DATABASE_UNUSABLE", "TOKENIZER_UNSUPPORTED"}
 """Said to the operator by a process that can't start, never to a client."""
@@ -20,11 +32,12 @@ OF_RUNS = {"ORCHESTRATOR_RESTARTED"}
 AREAS = {
     "trainer": ("trainer",),
     "storage": ("trainer",),
+    "tinker_client": ("trainer",),
     "sampler": ("sampler",),
     "dataset": ("dataset", "renderer"),
     "grader": ("grader",),
     "environment": ("environment",),
-    "orchestrator": ("orchestrator",),
+    "orchestrator": ("orchestrator", "numerics"),
 }
 """Room -> the areas of the contract that it serves."""
 
