@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -86,6 +85,7 @@ def test_an_answer_that_was_put_back_fits_again(lab: Lab) -> None:
     small = joined(engine, line, model.base(), request(prompts_of([5]), max_tokens=3))
     run_engine(engine, line, 100)
     assert small.future.done()
+    assert large.future.done()
     assert bits(large) == bits(decode_together(model, [(model.base(), wanted)], LIMITS)[0])
     assert_empty(engine, limits)
 
@@ -161,8 +161,11 @@ def test_a_forced_token_has_the_models_own_logprob_however_small() -> None:
     choice = choose(forced, params, torch.zeros(2, dtype=torch.float64), raw_BV=raw)
     assert choice.tokens.tolist() == [1, 0]
     assert choice.logprobs[0] == -200.0
-    unshifted = choose(raw[1:], RowParams.same(SamplingParams(max_tokens=1, temperature=0.0), 1, raw.device),
-                       torch.zeros(1, dtype=torch.float64))
+    unshifted = choose(
+        raw[1:],
+        RowParams.same(SamplingParams(max_tokens=1, temperature=0.0), 1, raw.device),
+        torch.zeros(1, dtype=torch.float64),
+    )
     assert choice.logprobs[1] == unshifted.logprobs[0]
 
 

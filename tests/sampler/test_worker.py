@@ -1,12 +1,16 @@
 """The thread that runs torch."""
 
 import asyncio
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Callable, Generator, Iterator
+from types import SimpleNamespace
 
 import pytest
 
+from tinsmith_server.sampler import worker as worker_module
 from tinsmith_server.sampler.worker import Job as Ticketed
 from tinsmith_server.sampler.worker import TakingTurns, TorchWorker
 from tinsmith_server.serving.errors import ResourceExhausted, Unavailable
@@ -201,3 +205,48 @@ async def test_a_turn_that_fails_ends_its_own_requests_and_not_the_thread(make: 
     good = Job("good", 1, [])
     good.leave.release()
     assert await worker.run(good.work()) == "good"
+
+
+async def test_nothing_is_kept_of_who_waited_and_went(make: Callable[..., TorchWorker]) -> None:
+    """Callers that come and go while the line does not move."""
+    worker = make(max_running=1, max_waiting=2)
+    first, second, third = (Job(name, 1, []) for name in "abc")
+    tasks = [asyncio.create_task(worker.run(first.work()))]
+    await begun(first)
+    tasks.append(asyncio.create_task(worker.run(second.work())))
+    await until(lambda: worker.status().waiting == 1)
+    gone = asyncio.create_task(worker.run(third.work()))
+    await until(lambda: worker.status().waiting == 2)
+    gone.cancel()
+    await asyncio.wait([gone])
+    trace = weakref.ref(third)
+    del gone, third
+    gc.collect()
+    assert trace() is None
+    for job in (first, second):
+        job.leave.release()
+    assert await asyncio.gather(*tasks) == ["a", "b"]
+
+
+async def test_idle_time_is_nobodys_pace(make: Callable[..., TorchWorker], monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a quiet night the first who is refused need not wait until the next."""
+    now = [0.0]
+    monkeypatch.setattr(worker_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    worker = make(max_running=1, max_waiting=0)
+    early, running = Job("early", 1, []), Job("running", 1, [])
+    early.leave.release()
+    assert await worker.run(early.work()) == "early"
+    await until(lambda: worker.status().running == 0)
+    await asyncio.to_thread(time.sleep, 0.1)  # the thread falls asleep
+    now[0] = 36000.0
+    later = Job("later", 1, [])
+    later.leave.release()
+    assert await worker.run(later.work()) == "later"
+    task = asyncio.create_task(worker.run(running.work()))
+    await begun(running)
+    with pytest.raises(ResourceExhausted) as caught:
+        await worker.run(Job("refused", 1, []).work())
+    running.leave.release()
+    await task
+    assert caught.value.retry_after_s is not None
+    assert caught.value.retry_after_s < 60

@@ -51,9 +51,12 @@ class Budget:
         return len(group.tokens) + size.tokens(rows)
 
     def fitting(self, job: DecodeJob, group: Group, most: int) -> int:
-        """How many of the group's answers there is room for, `most` at most."""
+        """How many of the group's answers there is room for, `most` at most; one where nothing else is held.
+
+        That one may need a little more than there is: what had been drawn when it was put back is read with its prompt.
+        """
         rows = min(len(group.answers), most)
-        while rows:
+        while rows > (not self.taken):
             size = size_of(job, group, rows=rows)
             if self.taken + self.of_group(group, size, rows=rows) <= self.places:
                 break

@@ -109,7 +109,15 @@ def choose(logits_BV: Tensor, params: RowParams, uniforms_B: Tensor, *, raw_BV: 
         if raw_BV is not None:
             probs_BV[rows] = raw_BV[rows].softmax(-1)
     chosen_B = probs_BV.gather(1, tokens_B[:, None])[:, 0].log()
+    if rows is not None and raw_BV is not None:
+        chosen_B[rows] = _told_in_full(chosen_B[rows], tokens_B[rows], raw_BV[rows])
     return Choice(tokens=tokens_B, logprobs=chosen_B, probs_BV=probs_BV)
+
+
+def _told_in_full(logprobs_N: Tensor, tokens_N: Tensor, raw_NV: Tensor) -> Tensor:
+    """Logprobs of tokens that a shift forced although float32 has no room for their probabilities."""
+    exact_N = raw_NV.log_softmax(-1).gather(1, tokens_N[:, None])[:, 0]
+    return torch.where(logprobs_N == float("-inf"), exact_N, logprobs_N)
 
 
 def likeliest(probs_BV: Tensor, top: int) -> tuple[Tensor, Tensor]:

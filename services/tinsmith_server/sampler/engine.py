@@ -14,7 +14,8 @@ came from the cache, and whether it was interrupted. That holds because
 Where the machine's library allows no such products, requests are decoded one after the other, without a cache, and the
 log says so.
 
-Order: the oldest waiting request starts first; where tenants are known, they take turns. When it has no room, the
+Order: the oldest waiting request starts first; where tenants are known, they take turns. A request that has started
+and has no answer under way comes before all that wait, so that it ends however many come. When it has no room, the
 youngest answers of the request that holds the most are put back, at most half of them, to be continued later. So a
 small request does not wait for the end of a large one.
 """
@@ -63,7 +64,7 @@ class DecodingEngine:
     @property
     def spare(self) -> int:
         """Requests that may join those at work."""
-        return 0 if self.lacking else self._limits.jobs - self.running
+        return 0 if self.lacking and self.running else self._limits.jobs - self.running
 
     @property
     def places_taken(self) -> int:
@@ -110,6 +111,7 @@ class DecodingEngine:
             job.settle(error=error)
         self._batch = RunningBatch(self.model, self._limits)
         self._readings.clear()
+        self.lacking = ""
 
     def _drop_abandoned(self) -> None:
         for job in [job for job in self._batch.jobs.values() if job.abandoned]:
@@ -121,10 +123,18 @@ class DecodingEngine:
                     self._batch.forget(start.ids)
 
     def _starting(self, line: WaitingLine) -> Iterator[Start]:
-        """Gives rows to waiting jobs, then to further groups of those at work; sets `lacking` once, at the end."""
-        while (job := line.first(self)) is not None:
+        """Gives rows to jobs at work that have none, then to waiting ones, then to further groups of those at work.
+
+        Sets `lacking` once, at the end.
+        """
+        for idle in [job for job in self._batch.jobs.values() if job.groups and not job.rows]:
+            rows = self._room_of(idle)
+            if not rows:
+                return
+            yield self._batch.start(idle, rows)
+        while (job := line.first(self)) is not None and self.running < self._limits.jobs:
             assert isinstance(job, DecodeJob)
-            rows = self._room_of_new(job)
+            rows = self._room_of(job)
             if not rows:
                 return
             line.take(self, job)
@@ -139,13 +149,11 @@ class DecodingEngine:
                 self.lacking = "answers that run fill the batch or the KV memory"
                 return
             yield self._batch.start(job, rows)
-        self.lacking = ""
+        waits = line.first(self) is not None
+        self.lacking = "as many requests are decoded as this sampler takes at a time" if waits else ""
 
-    def _room_of_new(self, job: DecodeJob) -> int:
-        """How many answers of a waiting job may start now; 0 sets `lacking`."""
-        if self.running >= self._limits.jobs:
-            self.lacking = "as many requests are decoded as this sampler takes at a time"
-            return 0
+    def _room_of(self, job: DecodeJob) -> int:
+        """How many answers of a job without rows may start now; 0 sets `lacking`."""
         rows = self._batch.room(job)
         if not rows:
             rows = self._make_room(job)

@@ -32,6 +32,8 @@ from tinsmith_server.sampler.prefill import Prefill
 _LEAST_ROWS = 16
 _MOST_SPARE = 64
 """Rows beyond those needed that a growing rack makes room for."""
+_MOST_SPARE_PLACES = 1 << 14
+"""Places of these rows; long ones get no spare."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,7 +117,7 @@ class Rack:
         moved = np.flatnonzero(order_B != np.arange(len(order_B)))
         self._move(self._own, order_B[moved], moved)
         self._base_B, self._own_B = self._base_B[order_B], self._own_B[order_B]
-        if 2 * len(order_B) + _MOST_SPARE < self._own.shape[2]:
+        if 2 * len(order_B) + _spare(self.size.own_tokens) < self._own.shape[2]:
             self._own = self._own[:, :, : len(order_B)].clone()
         if self.size.shared_pages:
             self._drop_groups(self._group_B[order_B])
@@ -123,8 +125,10 @@ class Rack:
         return order_B
 
     def kv_of(self, row: int, page: int) -> Tensor:
-        """A whole page of a row's own part, [2, L, H, PAGE, D]; `page` counts from the sequence's first."""
+        """A whole page of a row, [2, L, H, PAGE, D]; `page` counts from the sequence's first."""
         start = page * PAGE - int(self._base_B[row])
+        if start < 0:  # the cache may have lost what the row shares
+            return self._shared[:, :, self._group_B[row], :, page * PAGE : (page + 1) * PAGE]
         return self._own[:, :, row, :, start : start + PAGE]
 
     def begin_step(self) -> None:
@@ -201,7 +205,9 @@ class Rack:
     def _grown(self, kv: Tensor, used: int, wanted: int) -> Tensor:
         if wanted <= kv.shape[2]:
             return kv
-        grown = self._model.empty_kv(max(_LEAST_ROWS, wanted, min(2 * used, wanted + _MOST_SPARE)), kv.shape[4])
+        spare = _spare(kv.shape[4])
+        rows = max(wanted, min(max(_LEAST_ROWS, 2 * used), wanted + spare))
+        grown = self._model.empty_kv(rows, kv.shape[4])
         grown[:, :, :used] = kv[:, :, :used]
         return grown
 
@@ -271,6 +277,11 @@ def _filled(gone: NDArray[np.bool_]) -> NDArray[np.int64]:
     order = np.arange(left)
     order[gone[:left]] = np.flatnonzero(~gone[left:]) + left
     return order
+
+
+def _spare(places: int) -> int:
+    """Most spare rows of so many places each."""
+    return min(_MOST_SPARE, _MOST_SPARE_PLACES // places)
 
 
 def _power(number: int) -> int:

@@ -54,7 +54,7 @@ class Racks:
         self._recount()
 
     def page_of(self, place: int, page: int) -> Tensor:
-        """A whole page of the row at `place` of `ids`, [2, L, H, PAGE, D]; one of its own part."""
+        """A whole page of the row at `place` of `ids`, [2, L, H, PAGE, D]."""
         for rack in self._racks.values():
             if place < len(rack):
                 return rack.kv_of(place, page)

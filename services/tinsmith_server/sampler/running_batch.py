@@ -215,7 +215,8 @@ class RunningBatch:
             return
         for number in np.unique(plan.job_of_row_B[bad_B & ~self._table.done[plan.ids]]).tolist():
             job = self.jobs.pop(plan.jobs[number].number, None)
-            self._table.done[plan.ids[plan.job_of_row_B == number]] = True
+            for ids in (plan.ids[plan.job_of_row_B == number], self._racks.ids):
+                self._table.done[ids[self._table.job[ids] == plan.jobs[number].number]] = True
             if job is not None:
                 job.settle(error=diverged())
 

@@ -61,9 +61,15 @@ class WaitingLine:
             return None
 
     def take(self, worker: object, ticket: Ticket) -> None:
-        """Removes a ticket that was the first one: by now one of another tenant may be."""
-        with self._lock:
+        """Removes a ticket that was the first one: by now one of another tenant may be, or its caller has gone."""
+        with self._lock, suppress(ValueError):
             self._lines[worker].take(ticket, ticket.tenant)
+
+    def leave(self, worker: object, ticket: Ticket) -> None:
+        """Removes a ticket whose caller has gone; nothing when it does not wait."""
+        with self._lock:
+            if worker in self._lines:
+                self._lines[worker].discard(ticket, ticket.tenant)
 
     def clear(self) -> list[Ticket]:
         """Removes and returns all tickets."""

@@ -183,6 +183,7 @@ class TorchWorker:
         try:
             return await asyncio.wrap_future(ticket.future)
         except asyncio.CancelledError:
+            self._line.leave(workload, ticket)
             with self._changed:
                 self._changed.notify()
             self.on_change()
@@ -228,7 +229,9 @@ class TorchWorker:
     def _wait_for_work(self) -> bool:
         """Sleeps while there is nothing to do. False when the thread shall end."""
         with self._changed:
-            self._changed.wait_for(self._has_work)
+            if not self._has_work():
+                self._changed.wait_for(self._has_work)
+                self._pace.begin()
             return not self._stopping
 
     def _has_work(self) -> bool:
@@ -289,6 +292,10 @@ class _Pace:
 
     def __init__(self) -> None:
         self.gap_s = _FIRST_GUESS_S
+        self._last = time.monotonic()
+
+    def begin(self) -> None:
+        """Takes note that work comes after idleness, which is nobody's pace."""
         self._last = time.monotonic()
 
     def ended(self, requests: int) -> None:
