@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import alembic.command
 import grpc
 import pytest
+from alembic.config import Config
+from sqlalchemy import create_engine, text
 
 from tests.orchestrator.fakes import Fakes
 from tests.orchestrator.support import Bench, orchestrator
@@ -28,8 +31,10 @@ from tinsmith.orchestrator.v1 import (
     StartRunRequest,
     WatchRunRequest,
 )
-from tinsmith_server.orchestrator.store import Database, Leases, NewRun, Runs
+from tinsmith_server.orchestrator import store
+from tinsmith_server.orchestrator.store import Database, Leases, NewRun, RunFilter, Runs, schema
 from tinsmith_server.serving import current_tenant
+from tinsmith_server.serving.errors import NotFound
 
 SERVICE_KEY = "k" * 32
 
@@ -130,6 +135,33 @@ async def test_runs_without_a_request_id_are_different_runs(tmp_path: Path) -> N
     started = [(await Runs(database).create(_new(run_id, ""))).run_id for run_id in ("a", "b")]
     await database.close()
     assert started == ["a", "b"]
+
+
+async def test_runs_of_before_there_were_tenants_are_kept_and_are_nobodys(tmp_path: Path) -> None:
+    path = tmp_path / "runs.db"
+    config = Config()
+    config.set_main_option("script_location", str(Path(store.__file__).parent / "migrations"))
+    config.set_main_option("path_separator", "os")
+    with create_engine(f"sqlite:///{path}").begin() as connection:
+        config.attributes["connection"] = connection
+        alembic.command.upgrade(config, "0001")
+        values = {
+            column.name: {str: "{}", int: 0, bytes: b"", bool: False}[column.type.python_type]
+            for column in schema.runs.columns
+            if not column.nullable and column.name != "tenant"
+        }
+        names = ", ".join(values)
+        marks = ", ".join(f":{name}" for name in values)
+        connection.execute(text(f"INSERT INTO runs ({names}) VALUES ({marks})"), {**values, "run_id": "old"})
+    database = Database(path)
+    await database.open()
+    runs = Runs(database)
+    kept = await runs.get("old")
+    listed = [[run.run_id for run in (await runs.list_page(RunFilter(tenant=who), 9, ""))[0]] for who in (None, "a")]
+    with pytest.raises(NotFound):
+        await runs.check_owner("old", "a")
+    await database.close()
+    assert (kept.tenant, listed) == ("", [["old"], []])
 
 
 async def test_models_of_one_name_are_counted_for_each_tenant(town: Town) -> None:

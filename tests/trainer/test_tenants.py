@@ -96,6 +96,12 @@ async def test_the_model_of_another_tenant_is_not_there(town: Town) -> None:
     await train(town.alice, model, 1)
 
 
+def damage(home: Path, name: str) -> None:
+    """Spoils what says what is in a checkpoint."""
+    manifest = next(path for path in home.rglob("manifest.json") if path.parent.name.startswith(f".{name}."))
+    manifest.write_text("{")
+
+
 async def test_a_repeated_creation_is_that_of_the_same_tenant(town: Town) -> None:
     request_id = "1" * 36
     made = [await model_of(suite, request_id=request_id) for suite in (town.alice, town.bob, town.alice)]
@@ -169,8 +175,7 @@ async def test_a_damaged_checkpoint_of_another_tenant_is_not_there_either(town: 
         await train(town.alice, model, 1)
         await save(town.alice, model, name=name)
     uri = f"tinsmith://{model.model_id}/training/"
-    manifest = next(path for path in tmp_path.rglob("manifest.json") if path.parent.name.startswith(".damaged."))
-    manifest.write_text("{")
+    damage(tmp_path, "damaged")
     get = town.alice.checkpoints.GetCheckpoint
     assert (await refused(get(GetCheckpointRequest(uri=uri + "damaged"))))[1] == "CHECKPOINT_CORRUPT"
     await town.alice.checkpoints.PublishCheckpoint(PublishCheckpointRequest(uri=uri + "whole", published=True))

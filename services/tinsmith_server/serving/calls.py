@@ -116,10 +116,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             with telemetry.server_span(method, call.metadata):
                 try:
                     self._refuse_when_not_ready()
-                    async with self._let_in(call.metadata, waits):
-                        async with aclosing(inner(check(request), context)) as responses:
-                            async for response in responses:
-                                yield response
+                    let_in = self._let_in(call.metadata, waits)
+                    async with let_in, aclosing(inner(check(request), context)) as responses:
+                        async for response in responses:
+                            yield response
                 except BaseException as error:
                     await call.failed(error)
                     raise

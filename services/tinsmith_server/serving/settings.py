@@ -55,7 +55,7 @@ class RoomSettings(BaseModel):
     api_keys: ExpandedPath | None = Field(None, description="TOML file of tenants; with it every call needs a key")
     service_key: ServiceKey = Field(SecretStr(""), description="secret by which a suite's services know each other")
     insecure: bool = Field(False, description="serve other machines although there are no API keys")
-    max_calls: int = Field(0, ge=0, description="calls at work at once, shared fairly by tenants; 0: any number")
+    max_calls: int = Field(0, ge=0, description="calls at work at once, streams aside, shared fairly; 0: any number")
 
 
 _SECRETS = ("service_key",)
