@@ -92,10 +92,8 @@ class Evaluation:
         counted = loss.counts(self._columns)
         inputs = loss.inputs if isinstance(loss, CustomLoss) else {}
         names = {*loss.columns, *inputs, SEQUENCES}
-        # Most calls count every token, and then nothing need be picked out.
-        chosen = ... if bool(counted.all()) else counted
-        kept = {name: _in_double(self._columns[name][chosen]) for name in names if name in self._columns}
-        in_double = logprobs[chosen].double()
+        kept = {name: _in_double(self._columns[name][counted]) for name in names if name in self._columns}
+        in_double = logprobs[counted].double()
         base = float(loss(in_double, kept).detach())
         metrics = {"loss:sum": base, **loss.metrics(in_double, kept)}
         if not self._terms:
@@ -128,8 +126,7 @@ class Evaluation:
 
     def _at(self, places: Array) -> dict[str, Tensor]:
         """The columns of some tokens."""
-        # Places rise, so as many as there are tokens are all of them, as in most calls in one piece.
-        index = ... if len(places) == len(self.targets) else torch.from_numpy(places)
+        index = torch.from_numpy(places)
         found = {name: column[index].to(self._device) for name, column in self._columns.items()}
         for name, column in self._sparse.items():
             found[name] = torch.from_numpy(column.dense(places)).to(self._device)

@@ -7,7 +7,6 @@ calls come one after the other, none can push another model's back by more than 
 """
 
 import asyncio
-import sys
 import threading
 import time
 from collections import deque
@@ -30,9 +29,6 @@ T = TypeVar("T")
 
 _CREDIT_S = 2.0
 """Seconds of the thread by which a tenant that has asked for little may go ahead of the others."""
-_SWITCH_S = 0.0005
-"""How long another thread of this process may keep the interpreter from torch's, which gives it away at each operation.
-With Python's 5 ms each turn of a busy event loop holds up a pass until it ends."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -117,7 +113,6 @@ class TorchQueue:
     def _main(self) -> None:
         torch.set_num_threads(self._torch_threads)
         keep_freed_memory()
-        sys.setswitchinterval(_SWITCH_S)
         while (each := self._next()) is not None:
             began = time.monotonic()
             if isinstance(each, _Task):
