@@ -7,17 +7,17 @@ import torch
 from transformers import PreTrainedModel
 
 from tinsmith_server.sampler.adapter import read_adapter
-from tinsmith_server.sampler.answers import assemble, usage_of
-from tinsmith_server.sampler.budget import EngineLimits
-from tinsmith_server.sampler.calibration import calibrated
-from tinsmith_server.sampler.engine import DecodingEngine
-from tinsmith_server.sampler.job import DecodeJob
-from tinsmith_server.sampler.llama_family import LlamaFamilyModel, LlamaWeights
-from tinsmith_server.sampler.plan import distinct
+from tinsmith_server.sampler.drawing.answers import assemble, usage_of
+from tinsmith_server.sampler.drawing.stops import StopMatcher
+from tinsmith_server.sampler.engine.budget import EngineLimits
+from tinsmith_server.sampler.engine.calibration import calibrated
+from tinsmith_server.sampler.engine.engine import DecodingEngine
+from tinsmith_server.sampler.engine.job import DecodeJob
+from tinsmith_server.sampler.engine.model import LlamaFamilyModel, LlamaWeights
+from tinsmith_server.sampler.local.plan import distinct
+from tinsmith_server.sampler.local.waiting_line import WaitingLine
 from tinsmith_server.sampler.request import Answers, SampleRequest
 from tinsmith_server.sampler.settings import SamplerSettings
-from tinsmith_server.sampler.stops import StopMatcher
-from tinsmith_server.sampler.waiting_line import WaitingLine
 
 
 class OneEngine:

@@ -35,11 +35,11 @@ from tinsmith_server.sampler import ragged as sampler_ragged
 from tinsmith_server.sampler import request as sampling
 from tinsmith_server.storage import LoraShape
 from tinsmith_server.trainer import ragged as trainer_ragged
-from tinsmith_server.trainer.adapter_files import CONFIG, WEIGHTS
-from tinsmith_server.trainer.local import causal_model
+from tinsmith_server.trainer.checkpoints.adapter_files import CONFIG, WEIGHTS
+from tinsmith_server.trainer.local.backend import causal_model
+from tinsmith_server.trainer.local.trained_model import Limits, TrainedModel
 from tinsmith_server.trainer.losses import ImportanceSampling
 from tinsmith_server.trainer.request import AdamParams, Batch, TrainingCall
-from tinsmith_server.trainer.trained_model import Limits, TrainedModel
 
 _MOST_CHARS = 4096
 """Of an answer; those of a benchmark are shorter."""

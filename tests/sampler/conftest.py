@@ -12,7 +12,7 @@ from tests.sampler.lab import Lab, own_model, random_model
 from tests.support import serving
 from tinsmith.aio import Suite
 from tinsmith_server.sampler import ROOM
-from tinsmith_server.sampler.hugging_face import HuggingFaceModel
+from tinsmith_server.sampler.local.hugging_face import HuggingFaceModel
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -24,19 +24,19 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from tinsmith_server.sampler.alone import decode_alone
-from tinsmith_server.sampler.answers import assemble, usage_of
-from tinsmith_server.sampler.budget import EngineLimits
-from tinsmith_server.sampler.causal import CausalModel
-from tinsmith_server.sampler.engine import DecodingEngine
-from tinsmith_server.sampler.job import DecodeJob
-from tinsmith_server.sampler.llama_family import LlamaFamilyModel, LlamaWeights
-from tinsmith_server.sampler.plan import BatchLimits, distinct
+from tinsmith_server.sampler.drawing.answers import assemble, usage_of
+from tinsmith_server.sampler.drawing.stops import StopMatcher
+from tinsmith_server.sampler.engine.budget import EngineLimits
+from tinsmith_server.sampler.engine.engine import DecodingEngine
+from tinsmith_server.sampler.engine.job import DecodeJob
+from tinsmith_server.sampler.engine.model import LlamaFamilyModel, LlamaWeights
+from tinsmith_server.sampler.local.alone import decode_alone
+from tinsmith_server.sampler.local.causal import CausalModel
+from tinsmith_server.sampler.local.plan import BatchLimits, distinct
+from tinsmith_server.sampler.local.scores import score
+from tinsmith_server.sampler.local.waiting_line import WaitingLine
 from tinsmith_server.sampler.ragged import Ragged
 from tinsmith_server.sampler.request import Answers, ModelRef, SampleRequest, SamplingParams
-from tinsmith_server.sampler.scores import score
-from tinsmith_server.sampler.stops import StopMatcher
-from tinsmith_server.sampler.waiting_line import WaitingLine
 
 T = TypeVar("T")
 VOCABULARY = 160

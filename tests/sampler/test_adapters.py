@@ -12,7 +12,7 @@ import torch
 from tests.sampler.lab import Lab, own_model, prompts_of, random_model, with_peft_adapter
 from tests.sampler.test_sampling_against_transformers import EOS, generate_greedy
 from tinsmith_server.sampler.adapter import Adapter, read_adapter
-from tinsmith_server.sampler.hugging_face import HuggingFaceModel
+from tinsmith_server.sampler.local.hugging_face import HuggingFaceModel
 from tinsmith_server.serving.errors import FailedPrecondition
 
 PROMPTS = prompts_of([3, 11, 1, 24, 7])

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.sampler.lab import ragged_rows
-from tinsmith_server.sampler.plan import BatchLimits, decode_plans, distinct
+from tinsmith_server.sampler.local.plan import BatchLimits, decode_plans, distinct
 
 PROMPTS = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=9), min_size=1, max_size=30)
 

@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from tests.sampler.lab import VOCABULARY, Lab, prompts_of
-from tinsmith_server.sampler.choice import RowParams, choose, distribution, draw
+from tinsmith_server.sampler.drawing.choice import RowParams, choose, distribution, draw
 from tinsmith_server.sampler.request import SamplingParams
 
 FILTERS: list[dict[str, Any]] = [

@@ -22,13 +22,13 @@ from tests.sampler.lab import (
     with_peft_adapter,
 )
 from tests.sampler.test_adapters import read
-from tinsmith_server.sampler.calibration import calibrated
-from tinsmith_server.sampler.engine import DecodingEngine
-from tinsmith_server.sampler.job import DecodeJob
-from tinsmith_server.sampler.llama_family import LlamaFamilyModel, LlamaWeights
+from tinsmith_server.sampler.engine.calibration import calibrated
+from tinsmith_server.sampler.engine.engine import DecodingEngine
+from tinsmith_server.sampler.engine.job import DecodeJob
+from tinsmith_server.sampler.engine.model import LlamaFamilyModel, LlamaWeights
+from tinsmith_server.sampler.engine.row_products import RowProducts
+from tinsmith_server.sampler.local.waiting_line import WaitingLine
 from tinsmith_server.sampler.request import SampleRequest
-from tinsmith_server.sampler.row_products import RowProducts
-from tinsmith_server.sampler.waiting_line import WaitingLine
 from tinsmith_server.serving.errors import FailedPrecondition, InvalidArgument
 
 RANKS = (4, 24, 8, 16)

@@ -21,16 +21,16 @@ from tests.sampler.lab import (
 )
 from tests.sampler.test_adapters import read
 from tests.sampler.test_engine import bits, some_request
-from tinsmith_server.sampler.attention import PAGE
-from tinsmith_server.sampler.budget import EngineLimits
-from tinsmith_server.sampler.choice import RowParams, choose
-from tinsmith_server.sampler.engine import DecodingEngine
-from tinsmith_server.sampler.job import DecodeJob
-from tinsmith_server.sampler.llama_family import LlamaFamilyModel, LlamaWeights
-from tinsmith_server.sampler.prefill import Prefill, Unread
-from tinsmith_server.sampler.rack import Rack, SizeClass
+from tinsmith_server.sampler.drawing.choice import RowParams, choose
+from tinsmith_server.sampler.engine.attention import PAGE
+from tinsmith_server.sampler.engine.budget import EngineLimits
+from tinsmith_server.sampler.engine.engine import DecodingEngine
+from tinsmith_server.sampler.engine.job import DecodeJob
+from tinsmith_server.sampler.engine.model import LlamaFamilyModel, LlamaWeights
+from tinsmith_server.sampler.engine.prefill import Prefill, Unread
+from tinsmith_server.sampler.engine.rack import Rack, SizeClass
+from tinsmith_server.sampler.local.waiting_line import WaitingLine
 from tinsmith_server.sampler.request import SampleRequest, SamplingParams, Step
-from tinsmith_server.sampler.waiting_line import WaitingLine
 from tinsmith_server.serving.errors import FailedPrecondition
 
 

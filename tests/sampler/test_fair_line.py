@@ -2,7 +2,7 @@
 
 from contextvars import copy_context
 
-from tinsmith_server.sampler.waiting_line import Ticket, WaitingLine
+from tinsmith_server.sampler.local.waiting_line import Ticket, WaitingLine
 from tinsmith_server.serving import Tenant
 from tinsmith_server.serving.tenants import set_current_tenant
 

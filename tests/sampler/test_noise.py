@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.sampler.lab import Lab, prompts_of, request
-from tinsmith_server.sampler.philox import philox4x32, uniforms
+from tinsmith_server.sampler.drawing.philox import philox4x32, uniforms
 
 # kat_vectors of Random123, the reference implementation: counter, key, result.
 KNOWN = [

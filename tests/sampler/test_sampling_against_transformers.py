@@ -19,9 +19,9 @@ from tests.sampler.lab import (
     random_model,
     request,
 )
-from tinsmith_server.sampler.plan import BatchLimits
+from tinsmith_server.sampler.local.plan import BatchLimits
+from tinsmith_server.sampler.local.scores import score
 from tinsmith_server.sampler.request import StopReason
-from tinsmith_server.sampler.scores import score
 
 EOS = 1
 LENGTHS = [3, 11, 1, 24, 7, 7]

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from tests.sampler.lab import VOCABULARY, AsciiText, Lab, prompts_of
 from tests.support import random_tokenizer
-from tinsmith_server.sampler.loader import TokenizerText
+from tinsmith_server.sampler.drawing.stops import StopMatcher
+from tinsmith_server.sampler.local.loader import TokenizerText
 from tinsmith_server.sampler.request import SamplingParams, StopReason
-from tinsmith_server.sampler.stops import StopMatcher
 
 TEXT = TokenizerText(random_tokenizer())
 SPECIAL = random_tokenizer().convert_tokens_to_ids("<|im_start|>")

@@ -15,7 +15,7 @@ from tinsmith.arrays import rows
 from tinsmith.sampler.v1 import sampler_service_pb2 as pb
 from tinsmith.types.v1 import data_pb2
 from tinsmith_server.sampler.detokenizer import Detokenizer
-from tinsmith_server.sampler.loader import TokenizerText
+from tinsmith_server.sampler.local.loader import TokenizerText
 
 Serve = Callable[..., AbstractAsyncContextManager[Suite]]
 TEXT = TokenizerText(random_tokenizer())

@@ -10,9 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from tinsmith_server.sampler import worker as worker_module
-from tinsmith_server.sampler.worker import Job as Ticketed
-from tinsmith_server.sampler.worker import TakingTurns, TorchWorker
+from tinsmith_server.sampler.local import worker as worker_module
+from tinsmith_server.sampler.local.worker import Job as Ticketed
+from tinsmith_server.sampler.local.worker import TakingTurns, TorchWorker
 from tinsmith_server.serving.errors import ResourceExhausted, Unavailable
 
 Work = Generator[None, None, str]

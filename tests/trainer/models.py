@@ -24,11 +24,11 @@ from transformers import (
 )
 
 from tinsmith_server.storage import LoraShape
-from tinsmith_server.trainer.local import causal_model
+from tinsmith_server.trainer.local.backend import causal_model
+from tinsmith_server.trainer.local.trained_model import Limits, TrainedModel
 from tinsmith_server.trainer.losses import Loss
 from tinsmith_server.trainer.ragged import Ragged
 from tinsmith_server.trainer.request import Batch
-from tinsmith_server.trainer.trained_model import Limits, TrainedModel
 
 VOCABULARY = 97
 _COMMON: dict[str, Any] = {

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tinsmith.trainer.v1 import Regularizer as Message
 from tinsmith.trainer.v1 import RegularizerKind
-from tinsmith_server.trainer.causal import Outputs
+from tinsmith_server.trainer.local.causal import Outputs
 from tinsmith_server.trainer.losses.base import SEQUENCES, TARGETS
 from tinsmith_server.trainer.regularizers import REGULARIZERS, Term, made
 

@@ -9,9 +9,9 @@ import torch
 from torch.nn.init import kaiming_uniform_
 
 from tests.trainer.models import Peft, batch, trained
+from tinsmith_server.trainer.local.trained_model import TrainedModel
 from tinsmith_server.trainer.losses import Cispo, CrossEntropy, Dro, Gspo, ImportanceSampling, Loss, Ppo
 from tinsmith_server.trainer.request import AdamParams, TrainingCall
-from tinsmith_server.trainer.trained_model import TrainedModel
 
 # eps is large so that gradients of the size of rounding errors do not make steps of full size.
 ADAM = AdamParams(learning_rate=1e-3, weight_decay=0.01, eps=1e-4)
@@ -100,7 +100,7 @@ def test_leaving_out_logprobs_and_cutting_into_micro_batches_change_nothing(
 
 
 def test_large_matrices_that_are_not_merged_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    from tinsmith_server.trainer import adapted
+    from tinsmith_server.trainer.llama import adapted
 
     merged, apart = trained("qwen2"), trained("qwen2")
     call = TrainingCall(batch=batch(CrossEntropy()), loss=CrossEntropy())
@@ -111,7 +111,7 @@ def test_large_matrices_that_are_not_merged_give_the_same(monkeypatch: pytest.Mo
 
 
 def test_logits_in_pieces_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    from tinsmith_server.trainer import head
+    from tinsmith_server.trainer.llama import head
 
     whole, pieces = trained("qwen3"), trained("qwen3")
     call = TrainingCall(batch=batch(CrossEntropy()), loss=CrossEntropy())

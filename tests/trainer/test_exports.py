@@ -24,7 +24,8 @@ from tinsmith.aio import Suite, download_checkpoint
 from tinsmith.trainer.v1 import CreateModelRequest, ExportModelRequest
 from tinsmith.types.v1 import LoraConfig
 from tinsmith_server.models import BaseModel, find_directory
-from tinsmith_server.trainer import ROOM, export
+from tinsmith_server.trainer import ROOM
+from tinsmith_server.trainer.checkpoints import export
 
 TOKENS = torch.tensor([[1, 2, 3, 4, 5, 60, 7, 200]])
 

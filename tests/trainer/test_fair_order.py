@@ -7,7 +7,7 @@ from contextvars import copy_context
 
 from tinsmith_server.serving import Tenant
 from tinsmith_server.serving.tenants import set_current_tenant
-from tinsmith_server.trainer.torch_queue import TorchQueue
+from tinsmith_server.trainer.local.torch_queue import TorchQueue
 
 
 def calling(tenant: str, call: Callable[[], Awaitable[object]]) -> "asyncio.Task[object]":

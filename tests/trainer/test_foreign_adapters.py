@@ -18,10 +18,10 @@ from tinsmith import TinsmithError
 from tinsmith.aio import Suite, download_checkpoint, upload_checkpoint
 from tinsmith.arrays import rows
 from tinsmith.trainer.v1 import AdamParams, CreateModelRequest, ForwardRequest, GetCheckpointRequest, Model
-from tinsmith_server.trainer.foreign_adapter import shape_of_adapter
-from tinsmith_server.trainer.local import causal_model
-from tinsmith_server.trainer.peft_config import read_config
-from tinsmith_server.trainer.trained_model import Limits, TrainedModel
+from tinsmith_server.trainer.checkpoints.foreign_adapter import shape_of_adapter
+from tinsmith_server.trainer.checkpoints.peft_config import read_config
+from tinsmith_server.trainer.local.backend import causal_model
+from tinsmith_server.trainer.local.trained_model import Limits, TrainedModel
 
 URI = "tinsmith://foreign/training/uploaded"
 ADAM = AdamParams(learning_rate=LEARNING_RATE, beta1=BETAS[0], beta2=BETAS[1], eps=EPS)

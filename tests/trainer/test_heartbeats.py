@@ -18,7 +18,7 @@ from tinsmith import TinsmithError
 from tinsmith.aio import Suite
 from tinsmith.trainer.v1 import DeleteModelRequest, GetModelRequest, HeartbeatRequest, ListCheckpointsRequest
 from tinsmith_server.trainer import ROOM
-from tinsmith_server.trainer.parked_states import ParkedStates
+from tinsmith_server.trainer.hosting.parked_states import ParkedStates
 
 CLIENT = """
 import asyncio, sys

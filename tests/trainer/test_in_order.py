@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinsmith_server.serving.errors import Aborted, InvalidArgument, NotFound
-from tinsmith_server.trainer.in_order import CallOrder
+from tinsmith_server.trainer.hosting.in_order import CallOrder
 
 
 def order(*, gap_wait_s: float = 5.0, kept_answers: int = 64) -> CallOrder:

@@ -27,7 +27,7 @@ from tinsmith.trainer.v1 import (
 )
 from tinsmith.types.v1 import Column
 from tinsmith_server.storage import CheckpointDraft, CheckpointStore, CheckpointUri, Manifest, resolve
-from tinsmith_server.trainer import stored_state
+from tinsmith_server.trainer.checkpoints import stored_state
 
 WEIGHTS = "adapter_model.safetensors"
 

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinsmith_server.trainer.layout import MicroBatch, MicroBatches
+from tinsmith_server.trainer.llama.layout import MicroBatch, MicroBatches
 from tinsmith_server.trainer.ragged import Ragged
 
 # Few different tokens, so that rows often begin alike, contain each other or are equal.

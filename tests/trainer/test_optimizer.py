@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from tests.trainer.models import base_model, batch, trained
 from tinsmith_server.storage import LoraShape
-from tinsmith_server.trainer.adapter import AdaptedMatrix, Adapter
-from tinsmith_server.trainer.local import causal_model
+from tinsmith_server.trainer.local.adapter import AdaptedMatrix, Adapter
+from tinsmith_server.trainer.local.backend import causal_model
+from tinsmith_server.trainer.local.optimizer import AdamW
+from tinsmith_server.trainer.local.trained_model import Limits, TrainedModel
 from tinsmith_server.trainer.losses import CrossEntropy
-from tinsmith_server.trainer.optimizer import AdamW
 from tinsmith_server.trainer.request import AdamParams, TrainingCall
-from tinsmith_server.trainer.trained_model import Limits, TrainedModel
 
 BASE = causal_model(base_model("qwen3"), name="qwen3")
 

@@ -25,7 +25,7 @@ from tinsmith.trainer.v1 import (
 )
 from tinsmith_server.serving.errors import Internal
 from tinsmith_server.trainer import ROOM
-from tinsmith_server.trainer.parked_states import ParkedStates
+from tinsmith_server.trainer.hosting.parked_states import ParkedStates
 
 SOON = {"nanos": 50_000_000}
 

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from tests.trainer.models import base_model, batch, trained
 from tinsmith_server.storage import LoraShape
-from tinsmith_server.trainer.causal import CausalModel
-from tinsmith_server.trainer.local import causal_model
+from tinsmith_server.trainer.local.backend import causal_model
+from tinsmith_server.trainer.local.causal import CausalModel
+from tinsmith_server.trainer.local.together import run_together
+from tinsmith_server.trainer.local.trained_model import Limits, TrainedModel
 from tinsmith_server.trainer.losses import Cispo, CrossEntropy, Dro, Gspo, ImportanceSampling, Loss, Ppo
 from tinsmith_server.trainer.request import AdamParams, Batch, ForwardResult, TrainingCall
-from tinsmith_server.trainer.together import run_together
-from tinsmith_server.trainer.trained_model import Limits, TrainedModel
 
 LOSSES: list[Loss] = [CrossEntropy(), Ppo(), ImportanceSampling(), Gspo(clip_low=0.5, clip_high=2.0), Dro(), Cispo()]
 SHAPES = [
@@ -78,7 +78,7 @@ def test_eight_models_in_any_company_become_what_they_are_alone(family: str, cha
 
 @pytest.mark.parametrize("family", BASES)
 def test_large_matrices_whose_halves_stay_apart_too(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tinsmith_server.trainer import adapted
+    from tinsmith_server.trainer.llama import adapted
 
     monkeypatch.setattr(adapted, "_THIN_COST", 2.0)  # so that some ranks are merged and others are not
     alone, together = models(BASES[family]), models(BASES[family])
@@ -93,7 +93,7 @@ def test_large_matrices_whose_halves_stay_apart_too(family: str, monkeypatch: py
 
 
 def test_logits_that_do_not_fit_at_once_are_cut_model_by_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    from tinsmith_server.trainer import head
+    from tinsmith_server.trainer.llama import head
 
     monkeypatch.setattr(head, "_PIECE_LOGITS", 97 * 150)  # more than one model's outputs, less than two models'
     alone, together = models(BASES["qwen3"], SHAPES[:3]), models(BASES["qwen3"], SHAPES[:3])

@@ -9,13 +9,13 @@ import pytest
 from tests.trainer.models import base_model, batch
 from tinsmith_server.serving.errors import InvalidArgument, Unavailable
 from tinsmith_server.storage import LoraShape
-from tinsmith_server.trainer import torch_queue
-from tinsmith_server.trainer.local import causal_model
+from tinsmith_server.trainer.local import torch_queue
+from tinsmith_server.trainer.local.backend import causal_model
+from tinsmith_server.trainer.local.together import Work, run_together
+from tinsmith_server.trainer.local.torch_queue import TorchQueue
+from tinsmith_server.trainer.local.trained_model import Limits, TrainedModel
 from tinsmith_server.trainer.losses import CrossEntropy
 from tinsmith_server.trainer.request import ForwardResult, TrainingCall
-from tinsmith_server.trainer.together import Work, run_together
-from tinsmith_server.trainer.torch_queue import TorchQueue
-from tinsmith_server.trainer.trained_model import Limits, TrainedModel
 
 BASE = causal_model(base_model("qwen3"), name="qwen3")
 GPT2 = causal_model(base_model("gpt2"), name="gpt2")

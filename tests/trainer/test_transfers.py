@@ -25,7 +25,7 @@ from tinsmith.trainer.v1 import (
 from tinsmith_server.storage import CheckpointFile as ServerFile
 from tinsmith_server.storage import CheckpointStore, Manifest
 from tinsmith_server.trainer import ROOM
-from tinsmith_server.trainer.download import pieces_from
+from tinsmith_server.trainer.checkpoints.download import pieces_from
 
 URI = "tinsmith://elsewhere/training/uploaded"
 CONFIG, WEIGHTS, OPTIMIZER = "adapter_config.json", "adapter_model.safetensors", "optimizer.safetensors"

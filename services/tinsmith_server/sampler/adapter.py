@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from tinsmith_server.sampler.linear import Lora
+from tinsmith_server.sampler.engine.linear import Lora
 from tinsmith_server.serving.errors import FailedPrecondition
 
 _PREFIX = "base_model.model."

@@ -8,8 +8,8 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
+from tinsmith_server.sampler.local.worker import QueueStatus
 from tinsmith_server.sampler.request import Answers, LogprobsRequest, SampleRequest, Scores, Usage
-from tinsmith_server.sampler.worker import QueueStatus
 
 T = TypeVar("T")
 

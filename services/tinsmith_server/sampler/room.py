@@ -7,16 +7,16 @@ import grpc.aio
 from tinsmith.sampler.v1 import sampler_service_pb2_grpc as pb_grpc
 from tinsmith_server.models import BaseModel, parse_base_models
 from tinsmith_server.sampler.backend import Backend
-from tinsmith_server.sampler.budget import EngineLimits
 from tinsmith_server.sampler.checkpoints import CheckpointReader
-from tinsmith_server.sampler.loader import ModelLoader
-from tinsmith_server.sampler.local import LocalBackend, LocalLimits
+from tinsmith_server.sampler.engine.budget import EngineLimits
+from tinsmith_server.sampler.local.backend import LocalBackend, LocalLimits
+from tinsmith_server.sampler.local.loader import ModelLoader
+from tinsmith_server.sampler.local.plan import BatchLimits
+from tinsmith_server.sampler.local.weights_cache import WeightsCache
+from tinsmith_server.sampler.local.worker import TorchWorker
 from tinsmith_server.sampler.openai import open_backend as open_openai_backend
-from tinsmith_server.sampler.plan import BatchLimits
 from tinsmith_server.sampler.service import SamplerService
 from tinsmith_server.sampler.settings import SamplerSettings
-from tinsmith_server.sampler.weights_cache import WeightsCache
-from tinsmith_server.sampler.worker import TorchWorker
 from tinsmith_server.serving import RoomDefinition
 from tinsmith_server.storage import CheckpointStore
 from tinsmith_server.tinker_client.required import require_sdk

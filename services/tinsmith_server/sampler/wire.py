@@ -11,6 +11,7 @@ from tinsmith.arrays import flat_and_offsets, ragged_of
 from tinsmith.sampler.v1 import sampler_service_pb2 as pb
 from tinsmith.types.v1 import data_pb2, model_pb2, queue_pb2, tensor_pb2
 from tinsmith_server.sampler.backend import Delta, ModelSummary, Versioned
+from tinsmith_server.sampler.local.worker import QueueStatus
 from tinsmith_server.sampler.ragged import Ragged
 from tinsmith_server.sampler.request import (
     Answers,
@@ -23,7 +24,6 @@ from tinsmith_server.sampler.request import (
     TopLogprobs,
     Usage,
 )
-from tinsmith_server.sampler.worker import QueueStatus
 from tinsmith_server.serving.errors import FailedPrecondition, InvalidArgument
 
 _STOP_REASONS: Mapping[int, data_pb2.StopReason.ValueType] = {

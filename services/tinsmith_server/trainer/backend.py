@@ -1,4 +1,4 @@
-"""The seam between the trainer's calls and what computes them. `local.py` computes in this process."""
+"""The seam between the trainer's calls and what computes them. `local/` computes in this process."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

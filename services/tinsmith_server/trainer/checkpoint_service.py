@@ -14,12 +14,12 @@ from tinsmith.trainer.v1 import checkpoint_service_pb2_grpc as pb_grpc
 from tinsmith_server.serving.paging import page
 from tinsmith_server.storage import CheckpointStore, CheckpointUri, Manifest, resolve
 from tinsmith_server.trainer import wire
-from tinsmith_server.trainer.download import files_from, pieces_from
-from tinsmith_server.trainer.export import Exports
-from tinsmith_server.trainer.in_order import CallOrder
-from tinsmith_server.trainer.local_bases import LocalBases, needed
-from tinsmith_server.trainer.stored_state import verify
-from tinsmith_server.trainer.upload import Upload
+from tinsmith_server.trainer.checkpoints.download import files_from, pieces_from
+from tinsmith_server.trainer.checkpoints.export import Exports
+from tinsmith_server.trainer.checkpoints.stored_state import verify
+from tinsmith_server.trainer.checkpoints.upload import Upload
+from tinsmith_server.trainer.hosting.in_order import CallOrder
+from tinsmith_server.trainer.local.bases import LocalBases, needed
 
 if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]

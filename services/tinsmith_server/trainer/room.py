@@ -11,16 +11,16 @@ from tinsmith_server.serving import RoomDefinition
 from tinsmith_server.storage import CheckpointStore
 from tinsmith_server.tinker_client.required import require_sdk
 from tinsmith_server.trainer.backend import Backend
-from tinsmith_server.trainer.call_queue import CallQueue
 from tinsmith_server.trainer.checkpoint_service import CheckpointService
-from tinsmith_server.trainer.export import Exports
-from tinsmith_server.trainer.local import LocalBackend
-from tinsmith_server.trainer.parked_states import ParkedStates
-from tinsmith_server.trainer.registry import ModelRegistry
+from tinsmith_server.trainer.checkpoints.export import Exports
+from tinsmith_server.trainer.hosting.call_queue import CallQueue
+from tinsmith_server.trainer.hosting.parked_states import ParkedStates
+from tinsmith_server.trainer.hosting.registry import ModelRegistry
+from tinsmith_server.trainer.local.backend import LocalBackend
+from tinsmith_server.trainer.local.torch_queue import TorchQueue
+from tinsmith_server.trainer.local.trained_model import Limits
 from tinsmith_server.trainer.service import TrainerService
 from tinsmith_server.trainer.settings import TrainerSettings
-from tinsmith_server.trainer.torch_queue import TorchQueue
-from tinsmith_server.trainer.trained_model import Limits
 
 _LOOK_EVERY_S = 1.0
 _SWEEP_EVERY_S = 60.0

@@ -13,9 +13,9 @@ from tinsmith_server.serving.paging import page
 from tinsmith_server.storage import CheckpointUri
 from tinsmith_server.trainer import wire
 from tinsmith_server.trainer.backend import Backend
-from tinsmith_server.trainer.call_queue import CallQueue
-from tinsmith_server.trainer.hosted_model import HostedModel
-from tinsmith_server.trainer.registry import ModelRegistry
+from tinsmith_server.trainer.hosting.call_queue import CallQueue
+from tinsmith_server.trainer.hosting.hosted_model import HostedModel
+from tinsmith_server.trainer.hosting.registry import ModelRegistry
 from tinsmith_server.trainer.request import TrainingCall
 
 if TYPE_CHECKING:

@@ -23,12 +23,12 @@ from tinsmith_server.storage import (
 )
 from tinsmith_server.trainer import columns, wire_loss
 from tinsmith_server.trainer.backend import Backend, BaseModelSummary
-from tinsmith_server.trainer.call_queue import QueueStatus
-from tinsmith_server.trainer.hosted_model import HostedModel, SaveRequest
+from tinsmith_server.trainer.checkpoints.upload import NewUpload, bad_upload
+from tinsmith_server.trainer.hosting.call_queue import QueueStatus
+from tinsmith_server.trainer.hosting.hosted_model import HostedModel, SaveRequest
+from tinsmith_server.trainer.hosting.registry import CreatedModel, NewModel
 from tinsmith_server.trainer.losses import LOSSES
-from tinsmith_server.trainer.registry import CreatedModel, NewModel
 from tinsmith_server.trainer.request import AdamParams, Batch, ForwardResult, StepResult, TrainingCall
-from tinsmith_server.trainer.upload import NewUpload, bad_upload
 
 _DEFAULT_RANK, _DEFAULT_ALPHA = 32, 32.0
 

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from tinsmith_server.sampler.backend import Delta, ModelSummary, Versioned
 from tinsmith_server.sampler.checkpoints import CheckpointReader
 from tinsmith_server.sampler.deltas import batched
+from tinsmith_server.sampler.local.worker import QueueStatus
 from tinsmith_server.sampler.openai import asks, assembly
 from tinsmith_server.sampler.openai.adapters import AdapterFolder, AdapterShelf
 from tinsmith_server.sampler.openai.answers import Piece, PromptScores, piece_of
@@ -26,7 +27,6 @@ from tinsmith_server.sampler.openai.served_model import ServedModel
 from tinsmith_server.sampler.openai.weights import Weights, WeightsFinder
 from tinsmith_server.sampler.request import Answers, LogprobsRequest, ModelRef, SampleRequest, Scores, StopReason, Usage
 from tinsmith_server.sampler.validation import check_logprobs, check_sample
-from tinsmith_server.sampler.worker import QueueStatus
 from tinsmith_server.storage import CheckpointStore
 
 T = TypeVar("T")

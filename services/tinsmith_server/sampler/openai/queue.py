@@ -5,7 +5,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
-from tinsmith_server.sampler.worker import QueueStatus
+from tinsmith_server.sampler.local.worker import QueueStatus
 from tinsmith_server.serving.errors import ResourceExhausted
 
 _FIRST_GUESS_S = 1.0

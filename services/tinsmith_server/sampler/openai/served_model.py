@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tinsmith_server.models import BaseModel, find_directory, load_tokenizer
-from tinsmith_server.sampler.loader import TokenizerText
+from tinsmith_server.sampler.local.loader import TokenizerText
 from tinsmith_server.sampler.openai.messages import ModelCard
 from tinsmith_server.sampler.openai.reported import ReportedLogprobs
 from tinsmith_server.sampler.text import Text

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from tinsmith_server.models import BaseModel
 from tinsmith_server.sampler.backend import Delta, ModelSummary, Versioned
+from tinsmith_server.sampler.local.worker import QueueStatus
 from tinsmith_server.sampler.request import Answers, LogprobsRequest, SampleRequest, Scores, Usage
 from tinsmith_server.sampler.tinker.answers import answers_of, deltas_of, scores_of, usage_of
 from tinsmith_server.sampler.tinker.clients import Clients, Weights
@@ -22,7 +23,6 @@ from tinsmith_server.sampler.tinker.in_flight import InFlight
 from tinsmith_server.sampler.tinker.parameters import check_supported, needs_tokenizer, service_params
 from tinsmith_server.sampler.tinker.tokenizer import Tokenizer
 from tinsmith_server.sampler.validation import check_logprobs, check_sample
-from tinsmith_server.sampler.worker import QueueStatus
 from tinsmith_server.storage import CheckpointStore
 from tinsmith_server.tinker_client.connection import Connection
 from tinsmith_server.tinker_client.models import served_models

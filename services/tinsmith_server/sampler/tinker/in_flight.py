@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 
-from tinsmith_server.sampler.worker import QueueStatus
+from tinsmith_server.sampler.local.worker import QueueStatus
 from tinsmith_server.serving.errors import ResourceExhausted
 
 _RETRY_AFTER_S = 1.0

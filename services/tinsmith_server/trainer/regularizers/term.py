@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tinsmith_server.serving.errors import InvalidArgument
-from tinsmith_server.trainer.causal import Outputs
+from tinsmith_server.trainer.local.causal import Outputs
 from tinsmith_server.trainer.losses.base import SEQUENCES, TARGETS, Columns
 from tinsmith_server.trainer.losses.needs import Need, Shape
 from tinsmith_server.trainer.ragged import Array, Ragged, SparseRagged

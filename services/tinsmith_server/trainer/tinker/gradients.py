@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from tinsmith_server.trainer.causal import Outputs
-from tinsmith_server.trainer.evaluation import Evaluation
+from tinsmith_server.trainer.local.causal import Outputs
+from tinsmith_server.trainer.local.evaluation import Evaluation
 from tinsmith_server.trainer.losses.base import TARGETS
 from tinsmith_server.trainer.objective import TermReport
 from tinsmith_server.trainer.ragged import Array, Ragged

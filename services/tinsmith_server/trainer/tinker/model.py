@@ -28,7 +28,7 @@ from tinsmith_server.tinker_client.remote_checkpoint import (
     fresh_name,
     ttl_seconds,
 )
-from tinsmith_server.trainer.adapter_files import mismatch
+from tinsmith_server.trainer.checkpoints.adapter_files import mismatch
 from tinsmith_server.trainer.ragged import Ragged
 from tinsmith_server.trainer.request import AdamParams, Batch, ForwardResult, StepResult, TrainingCall
 from tinsmith_server.trainer.tinker import data

@@ -1,0 +1,1 @@
+"""Weights on their way into storage and out of it."""

@@ -1,0 +1,1 @@
+"""Models as clients see them: made, found, parked, released, and their calls in order."""

@@ -1,0 +1,1 @@
+"""Our own forward pass of the Llama family for training."""

@@ -1,0 +1,1 @@
+"""Training in this process: one torch thread, many adapters on shared base models."""
