@@ -1,14 +1,18 @@
 """`tinsmith run` and `tinsmith runs`: start, list, show, watch, cancel, resume."""
 
-from collections.abc import Mapping
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from types import FrameType
 
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.timestamp_pb2 import Timestamp
 from rich.console import Console
 
-from tinsmith import Suite
+from tinsmith import Suite, TinsmithError
 from tinsmith.orchestrator.v1 import (
     CancelRunRequest,
     GetRunRequest,
@@ -117,13 +121,33 @@ def resume(home: Path | None, run_id: str, console: Console, *, detach: bool) ->
 
 
 def _watch(suite: Suite, run: Run, console: Console, *, after_seq: int = 0) -> None:
-    try:
-        ended, _ = follow(suite, run, console, after_seq=after_seq)
-    except KeyboardInterrupt:
-        raise CommandFailed(f"the run goes on: {_what_next(run)}", exit_code=INTERRUPTED) from None
+    with _interrupt_closing(suite) as interrupted:
+        try:
+            ended, _ = follow(suite, run, console, after_seq=after_seq)
+        except (TinsmithError, ValueError):  # gRPC has a ValueError for calls on a closed channel
+            if not interrupted.is_set():
+                raise
+            raise CommandFailed(f"the run goes on: {_what_next(run)}", exit_code=INTERRUPTED) from None
     check_completed(ended)
     print_metrics(ended, console)
     say(console, f"run {ended.run_id} completed; weights {ended.sampler_uri}")
+
+
+@contextmanager
+def _interrupt_closing(suite: Suite) -> Iterator[threading.Event]:
+    """Ctrl-C closes the suite, and with it the call that is waited for. An exception in its place could come up inside
+    gRPC while that holds a lock, and the program would never end."""
+    interrupted = threading.Event()
+
+    def close(number: int, frame: FrameType | None) -> None:
+        interrupted.set()
+        threading.Thread(target=suite.close, daemon=True).start()
+
+    before = signal.signal(signal.SIGINT, close)
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _what_next(run: Run) -> str:

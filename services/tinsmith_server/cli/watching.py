@@ -28,7 +28,7 @@ Show = Callable[[Run, RunEvent], None]
 
 
 def follow(suite: Suite, run: Run, console: Console, *, after_seq: int = 0) -> tuple[Run, list[RunEvent]]:
-    """Shows the run until it has ended; returns it as it ended, and its events. KeyboardInterrupt leaves it going."""
+    """Shows the run until it has ended; returns it as it ended, and its events."""
     events: list[RunEvent] = []
     with _display(console) as show:
         for answer in watch_run(suite, run.run_id, after_seq=after_seq):
