@@ -12,7 +12,8 @@ def write_tables(document: Path, names: Sequence[str]) -> None:
     text = document.read_text()
     for report in filter(None, map(published, names)):
         place = re.compile(rf"(?<=<!-- table {report.name} -->\n).*?(?=<!-- end -->)", re.DOTALL)
-        text = place.sub(_markdown(report).replace("\\", r"\\"), text)
+        # Once: where nothing lies between the two, a second match would reach to the end of the next table.
+        text = place.sub(_markdown(report).replace("\\", r"\\"), text, count=1)
     document.write_text(text)
 
 

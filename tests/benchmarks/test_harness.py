@@ -29,7 +29,10 @@ def test_a_target_is_a_bound_on_the_right_side(lower_is_better: bool, met: bool)
     assert row.meets_target is met
 
 
-def test_tables_of_the_last_run_go_into_their_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("before", ["old\n", ""])
+def test_tables_of_the_last_run_go_into_their_places(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str
+) -> None:
     monkeypatch.setattr(report, "FOLDER", tmp_path / "bench")
     row = report.row_of("steps \\1", "s", [(2.0, 1.0)], peer="y", target=None)
     written = Report(name="trainer", rows=[row], machine=machine(0.5))
@@ -37,7 +40,7 @@ def test_tables_of_the_last_run_go_into_their_places(tmp_path: Path, monkeypatch
     assert published("trainer") == written
     assert published("sampler") is None
     document = tmp_path / "page.md"
-    document.write_text("a\n<!-- table trainer -->\nold\n<!-- end -->\nb\n<!-- table sampler -->\nkept\n<!-- end -->\n")
+    document.write_text(f"a\n<!-- table trainer -->\n{before}<!-- end -->\nb\n<!-- table sampler -->\nkept\n<!-- end -->\n")
     for _ in range(2):
         write_tables(document, ("trainer", "sampler"))
         text = document.read_text()
