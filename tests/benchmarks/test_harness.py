@@ -40,7 +40,9 @@ def test_tables_of_the_last_run_go_into_their_places(
     assert published("trainer") == written
     assert published("sampler") is None
     document = tmp_path / "page.md"
-    document.write_text(f"a\n<!-- table trainer -->\n{before}<!-- end -->\nb\n<!-- table sampler -->\nkept\n<!-- end -->\n")
+    document.write_text(
+        f"a\n<!-- table trainer -->\n{before}<!-- end -->\nb\n<!-- table sampler -->\nkept\n<!-- end -->\n"
+    )
     for _ in range(2):
         write_tables(document, ("trainer", "sampler"))
         text = document.read_text()
