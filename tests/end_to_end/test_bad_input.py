@@ -90,6 +90,7 @@ def test_malformed_row_names_file_and_line(tmp_path: Path) -> None:
         assert caught.value.metadata["line"] == "3"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
 def test_full_disk_for_checkpoints_fails_the_run_which_can_be_resumed(tmp_path: Path) -> None:
     """The run says what is full; with room it goes on from its last checkpoint and ends as if nothing had happened."""

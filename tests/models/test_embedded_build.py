@@ -124,6 +124,7 @@ def test_find_directory_builds_once_and_tells_its_progress(
     assert directory.parent == tmp_path / "models"
 
 
+@pytest.mark.slow
 def test_a_process_that_asks_during_a_build_waits_for_it(brief_model: EmbeddedModel, tmp_path: Path) -> None:
     model = replace(brief_model, warm_up_steps=20)
     builder = _start_building(tmp_path, model)

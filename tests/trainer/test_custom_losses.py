@@ -115,6 +115,18 @@ async def test_gradients_that_are_none_are_not_sent(suite: Suite, gradients_of: 
     assert nothing.value.reason == "NO_GRADIENTS"
 
 
+@pytest.mark.parametrize("column", [None, Column(sparse={})], ids=["absent", "sparse"])
+async def test_a_batch_without_dense_targets_is_refused_and_stays_as_it_is(suite: Suite, column: Column | None) -> None:
+    given = batch()
+    del given.loss_inputs["target_tokens"]
+    if column is not None:
+        given.loss_inputs["target_tokens"].CopyFrom(column)
+    before = given.SerializeToString(deterministic=True)
+    with pytest.raises(ValueError, match="ragged column 'target_tokens'"):
+        await forward_backward_custom_async(suite, "any", given, negative_log_likelihood)
+    assert given.SerializeToString(deterministic=True) == before
+
+
 def mean_square() -> CustomLoss:
     w = Writer()
     w.node("square", w.node("mean", w.node("logprobs")))

@@ -49,7 +49,8 @@ def forward_backward_custom(
     `loss` raises, only the first is consumed. The answer has the logprobs, "loss:sum", which is `loss`'s own, and
     "surrogate_loss:sum", the server's of the second call.
 
-    ValueError when a gradient has not the shape of its logprobs or is not finite; TinsmithError as ForwardBackward.
+    ValueError when the batch has no dense targets, when a gradient has not the shape of its logprobs or is not finite;
+    TinsmithError as ForwardBackward.
     """
     seen = suite.trainer.Forward(_forward(model_id, batch, seq_id))
     value, request = _backward(model_id, batch, seq_id, seen, loss)
@@ -66,6 +67,9 @@ async def forward_backward_custom_async(
 
 
 def _forward(model_id: str, batch: DatumBatch, seq_id: int) -> ForwardRequest:
+    # Asking a message's map for what it lacks would put it there.
+    if _TARGETS not in batch.loss_inputs or not batch.loss_inputs[_TARGETS].HasField("ragged"):
+        raise ValueError(f"the batch needs a ragged column {_TARGETS!r}")
     targets, offsets = flat_and_offsets(batch.loss_inputs[_TARGETS].ragged)
     weighted = _weighted(batch, np.zeros(targets.shape, np.float32), offsets)
     return ForwardRequest(model_id=model_id, seq_id=seq_id, loss=_CROSS_ENTROPY, batch=weighted)

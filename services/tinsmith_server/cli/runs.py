@@ -136,11 +136,12 @@ def _watch(suite: Suite, run: Run, console: Console, *, after_seq: int = 0) -> N
 @contextmanager
 def _interrupt_closing(suite: Suite) -> Iterator[threading.Event]:
     """Ctrl-C closes the suite, and with it the call that is waited for. An exception in its place could come up inside
-    gRPC while that holds a lock, and the program would never end."""
+    gRPC while that holds a lock, and the program would never end. A second Ctrl-C is as ever."""
     interrupted = threading.Event()
 
     def close(number: int, frame: FrameType | None) -> None:
         interrupted.set()
+        signal.signal(signal.SIGINT, before)
         threading.Thread(target=suite.close, daemon=True).start()
 
     before = signal.signal(signal.SIGINT, close)

@@ -8,8 +8,8 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from tinsmith_server.sampler.local.worker import QueueStatus
 from tinsmith_server.sampler.request import Answers, LogprobsRequest, SampleRequest, Scores, Usage
+from tinsmith_server.serving import QueueStatus
 
 T = TypeVar("T")
 
@@ -70,10 +70,6 @@ class Backend(Protocol):
 
     def models(self) -> Sequence[ModelSummary]:
         """The base models, by name."""
-        ...
-
-    def queue(self) -> QueueStatus:
-        """The queue now."""
         ...
 
     def watch(self) -> AsyncGenerator[QueueStatus, None]:

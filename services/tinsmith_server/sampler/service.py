@@ -11,11 +11,14 @@ from tinsmith.sampler.v1 import sampler_service_pb2_grpc as pb_grpc
 from tinsmith_server.sampler import wire
 from tinsmith_server.sampler.backend import Backend, Versioned
 from tinsmith_server.sampler.request import Usage
-from tinsmith_server.serving import charge_tokens
+from tinsmith_server.serving import charge_tokens, queue_status_message
 from tinsmith_server.serving.paging import page
 
 if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]
+
+
+_WHEN_FULL = "as many requests wait as this sampler takes"
 
 
 class SamplerService(pb_grpc.SamplerServiceServicer):
@@ -57,7 +60,7 @@ class SamplerService(pb_grpc.SamplerServiceServicer):
     ) -> AsyncIterator[pb.WatchQueueResponse]:
         async with aclosing(self._backend.watch()) as statuses:
             async for status in statuses:
-                yield pb.WatchQueueResponse(status=wire.queue_status(status))
+                yield pb.WatchQueueResponse(status=queue_status_message(status, when_full=_WHEN_FULL))
 
 
 def _charge(usage: Usage) -> None:

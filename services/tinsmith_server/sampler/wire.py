@@ -4,14 +4,12 @@ import secrets
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from google.protobuf.duration_pb2 import Duration
 from numpy.typing import NDArray
 
 from tinsmith.arrays import flat_and_offsets, ragged_of
 from tinsmith.sampler.v1 import sampler_service_pb2 as pb
-from tinsmith.types.v1 import data_pb2, model_pb2, queue_pb2, tensor_pb2
+from tinsmith.types.v1 import data_pb2, model_pb2, tensor_pb2
 from tinsmith_server.sampler.backend import Delta, ModelSummary, Versioned
-from tinsmith_server.sampler.local.worker import QueueStatus
 from tinsmith_server.sampler.ragged import Ragged
 from tinsmith_server.sampler.request import (
     Answers,
@@ -114,21 +112,6 @@ def base_model(summary: ModelSummary) -> model_pb2.BaseModelInfo:
         vocabulary_size=summary.vocabulary_size,
         architecture=summary.architecture,
         loaded=summary.loaded,
-    )
-
-
-def queue_status(status: QueueStatus) -> queue_pb2.QueueStatus:
-    """The queue as a message."""
-    wait = Duration()
-    wait.FromMilliseconds(round(1000 * status.estimated_wait_s))
-    reason = "as many requests wait as this sampler takes" if status.full else status.lacking
-    state = queue_pb2.QUEUE_STATE_PAUSED_CAPACITY if reason else queue_pb2.QUEUE_STATE_ACTIVE
-    return queue_pb2.QueueStatus(
-        state=state,
-        reason=reason,
-        waiting=status.waiting,
-        running=status.running,
-        estimated_wait=wait,
     )
 
 

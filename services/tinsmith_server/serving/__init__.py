@@ -7,6 +7,7 @@ from tinsmith_server.serving.fair_queue import FairQueue
 from tinsmith_server.serving.gate import charge_tokens
 from tinsmith_server.serving.launcher import die_with_parent, launch_environment, relaunch_if_needed
 from tinsmith_server.serving.process import CannotServe, RoomServer, refuse_exposure, run_room
+from tinsmith_server.serving.queue_watch import QueueStatus, QueueWatch, queue_status_message
 from tinsmith_server.serving.registry import ROOMS, UnknownRoom, find_room
 from tinsmith_server.serving.room import Room, RoomDefinition
 from tinsmith_server.serving.settings import (
@@ -29,6 +30,8 @@ __all__ = [
     "ExpandedPath",
     "FairQueue",
     "LoadedSettings",
+    "QueueStatus",
+    "QueueWatch",
     "Room",
     "RoomDefinition",
     "RoomServer",
@@ -45,6 +48,7 @@ __all__ = [
     "launch_environment",
     "load_settings",
     "outgoing_metadata",
+    "queue_status_message",
     "refuse_exposure",
     "relaunch_if_needed",
     "run_room",

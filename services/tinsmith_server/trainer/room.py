@@ -58,7 +58,7 @@ class TrainerRoom:
         await asyncio.to_thread(self._states.open)
         await self._backend.start()
         if isinstance(self._backend, LocalBackend):
-            self._backend.tell(self._calls.changed)
+            self._backend.tell(self._calls.watch.changed)
         self._chores = [asyncio.create_task(self._sweep()), asyncio.create_task(self._look_after_models())]
 
     async def stop(self) -> None:

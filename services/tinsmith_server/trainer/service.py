@@ -8,7 +8,7 @@ import grpc.aio
 
 from tinsmith.trainer.v1 import trainer_service_pb2 as pb
 from tinsmith.trainer.v1 import trainer_service_pb2_grpc as pb_grpc
-from tinsmith_server.serving import charge_tokens, checks_request, validate, visible_owner
+from tinsmith_server.serving import charge_tokens, checks_request, queue_status_message, validate, visible_owner
 from tinsmith_server.serving.paging import page
 from tinsmith_server.storage import CheckpointUri
 from tinsmith_server.trainer import wire
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     )
 
 T = TypeVar("T")
+_WHEN_FULL = "as many calls wait as this trainer takes"
 
 
 class TrainerService(pb_grpc.TrainerServiceServicer):
@@ -119,9 +120,9 @@ class TrainerService(pb_grpc.TrainerServiceServicer):
     async def WatchQueue(
         self, request: pb.WatchQueueRequest, context: "Context"
     ) -> AsyncIterator[pb.WatchQueueResponse]:
-        async with aclosing(self._calls.watch()) as statuses:
+        async with aclosing(self._calls.watch.statuses()) as statuses:
             async for status in statuses:
-                yield pb.WatchQueueResponse(status=wire.queue_status(status))
+                yield pb.WatchQueueResponse(status=queue_status_message(status, when_full=_WHEN_FULL))
 
     async def _in_order(self, request: "OrderedRequest", work: Callable[[HostedModel], Awaitable[T]]) -> T:
         model = self._registry.use(request.model_id)

@@ -9,7 +9,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from tinsmith.arrays import ragged_of
 from tinsmith.trainer.v1 import checkpoint_pb2, checkpoint_service_pb2
 from tinsmith.trainer.v1 import trainer_service_pb2 as pb
-from tinsmith.types.v1 import model_pb2, queue_pb2, tensor_pb2
+from tinsmith.types.v1 import model_pb2, tensor_pb2
 from tinsmith_server.serving.errors import InvalidArgument
 from tinsmith_server.storage import (
     SAMPLER,
@@ -24,7 +24,6 @@ from tinsmith_server.storage import (
 from tinsmith_server.trainer import columns, wire_loss
 from tinsmith_server.trainer.backend import Backend, BaseModelSummary
 from tinsmith_server.trainer.checkpoints.upload import NewUpload, bad_upload
-from tinsmith_server.trainer.hosting.call_queue import QueueStatus
 from tinsmith_server.trainer.hosting.hosted_model import HostedModel, SaveRequest
 from tinsmith_server.trainer.hosting.registry import CreatedModel, NewModel
 from tinsmith_server.trainer.losses import LOSSES
@@ -190,20 +189,6 @@ def capabilities(backend: Backend, max_batch_data: int) -> pb.GetCapabilitiesRes
         device=backend.device,
         accelerations=dict.fromkeys(_ACCELERATIONS, False),
         max_batch_data=max_batch_data,
-    )
-
-
-def queue_status(status: QueueStatus) -> queue_pb2.QueueStatus:
-    """The queue as a message."""
-    wait = Duration()
-    wait.FromMilliseconds(round(1000 * status.estimated_wait_s))
-    state = queue_pb2.QUEUE_STATE_PAUSED_CAPACITY if status.full else queue_pb2.QUEUE_STATE_ACTIVE
-    return queue_pb2.QueueStatus(
-        state=state,
-        reason="as many calls wait as this trainer takes" if status.full else "",
-        waiting=status.waiting,
-        running=status.running,
-        estimated_wait=wait,
     )
 
 

@@ -25,7 +25,7 @@ from tinsmith_server.sampler.local.hugging_face import Overrides
 from tinsmith_server.sampler.local.plan import BatchLimits, Distinct, distinct
 from tinsmith_server.sampler.local.scores import score
 from tinsmith_server.sampler.local.weights_cache import WeightsCache
-from tinsmith_server.sampler.local.worker import QueueStatus, TorchWorker
+from tinsmith_server.sampler.local.worker import TorchWorker
 from tinsmith_server.sampler.ragged import Ragged
 from tinsmith_server.sampler.request import (
     Answers,
@@ -39,6 +39,7 @@ from tinsmith_server.sampler.request import (
 )
 from tinsmith_server.sampler.text import Text
 from tinsmith_server.sampler.validation import check_logprobs, check_sample
+from tinsmith_server.serving import QueueStatus, QueueWatch
 from tinsmith_server.serving.errors import FailedPrecondition, NotFound
 
 
@@ -98,7 +99,7 @@ class LocalBackend:
         self._models: Mapping[str, LoadedModel] = {}
         self._engines: dict[str, DecodingEngine] = {}
         self._loading: dict[str, asyncio.Task[AdaptedWeights]] = {}
-        self._watchers: set[asyncio.Event] = set()
+        self._watch = QueueWatch(worker.status)
 
     async def start(self) -> None:
         """Loads the base models one by one and lets each answer once, so that the first caller need not wait.
@@ -106,7 +107,7 @@ class LocalBackend:
         NotFound BASE_MODEL_NOT_FOUND, FailedPrecondition BASE_MODEL_UNUSABLE.
         """
         loop = asyncio.get_running_loop()
-        self._worker.on_change = lambda: _call_soon(loop, self._tell_watchers)
+        self._worker.on_change = lambda: _call_soon(loop, self._watch.changed)
         self._worker.start()
         for name in self._base_models:
             try:
@@ -166,19 +167,8 @@ class LocalBackend:
             for name, loaded in sorted(self._models.items())
         ]
 
-    def queue(self) -> QueueStatus:
-        return self._worker.status()
-
-    async def watch(self) -> AsyncGenerator[QueueStatus, None]:
-        changed = asyncio.Event()
-        self._watchers.add(changed)
-        try:
-            while True:
-                changed.clear()
-                yield self._worker.status()
-                await changed.wait()
-        finally:
-            self._watchers.discard(changed)
+    def watch(self) -> AsyncGenerator[QueueStatus, None]:
+        return self._watch.statuses()
 
     async def _open_engine(self, loaded: LoadedModel) -> None:
         """Models of our own forward pass are decoded by an engine, whose ground is tested first."""
@@ -281,10 +271,6 @@ class LocalBackend:
             return weights
         finally:
             del self._loading[version]
-
-    def _tell_watchers(self) -> None:
-        for watcher in self._watchers:
-            watcher.set()
 
 
 def _warm_up(name: str) -> SampleRequest:

@@ -11,32 +11,18 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import torch
 
 from tinsmith_server.sampler.local.waiting_line import Ticket, WaitingLine
+from tinsmith_server.serving import QueueStatus
 from tinsmith_server.serving.errors import ResourceExhausted, Unavailable
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 _FIRST_GUESS_S = 0.1
 _SMOOTHING = 0.2
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class QueueStatus:
-    """The queue at one moment."""
-
-    waiting: int
-    running: int
-    full: bool
-    """Whether one more request would be refused."""
-    estimated_wait_s: float
-    """Until a request that arrives now starts, by how long the last ones took to end."""
-    lacking: str = ""
-    """What the oldest waiting request waits for, in words; empty when none waits."""
 
 
 class Workload(Protocol):

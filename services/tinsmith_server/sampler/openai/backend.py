@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 from tinsmith_server.sampler.backend import Delta, ModelSummary, Versioned
 from tinsmith_server.sampler.checkpoints import CheckpointReader
 from tinsmith_server.sampler.deltas import batched
-from tinsmith_server.sampler.local.worker import QueueStatus
 from tinsmith_server.sampler.openai import asks, assembly
 from tinsmith_server.sampler.openai.adapters import AdapterFolder, AdapterShelf
 from tinsmith_server.sampler.openai.answers import Piece, PromptScores, piece_of
@@ -27,6 +26,7 @@ from tinsmith_server.sampler.openai.served_model import ServedModel
 from tinsmith_server.sampler.openai.weights import Weights, WeightsFinder
 from tinsmith_server.sampler.request import Answers, LogprobsRequest, ModelRef, SampleRequest, Scores, StopReason, Usage
 from tinsmith_server.sampler.validation import check_logprobs, check_sample
+from tinsmith_server.serving import QueueStatus
 from tinsmith_server.storage import CheckpointStore
 
 T = TypeVar("T")
@@ -143,11 +143,8 @@ class OpenAIBackend:
             for name, model in sorted(self._finder.served.items())
         ]
 
-    def queue(self) -> QueueStatus:
-        return self._queue.status()
-
     def watch(self) -> AsyncGenerator[QueueStatus, None]:
-        return self._queue.watch()
+        return self._queue.watch.statuses()
 
     @property
     def _finder(self) -> WeightsFinder:

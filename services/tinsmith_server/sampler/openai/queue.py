@@ -2,10 +2,10 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
-from tinsmith_server.sampler.local.worker import QueueStatus
+from tinsmith_server.serving import QueueStatus, QueueWatch
 from tinsmith_server.serving.errors import ResourceExhausted
 
 _FIRST_GUESS_S = 1.0
@@ -26,7 +26,7 @@ class Turn:
         async with self._queue.places:
             if not self.runs:
                 self.runs = True
-                self._queue.changed()
+                self._queue.watch.changed()
             yield
 
 
@@ -38,7 +38,7 @@ class RequestQueue:
         self._max_waiting = max_waiting
         self._turns: set[Turn] = set()
         self._mean_s = _FIRST_GUESS_S
-        self._watchers: set[asyncio.Event] = set()
+        self.watch = QueueWatch(self.status)
 
     @contextmanager
     def turn(self) -> Iterator[Turn]:
@@ -53,13 +53,13 @@ class RequestQueue:
             )
         turn, began = Turn(self), time.monotonic()
         self._turns.add(turn)
-        self.changed()
+        self.watch.changed()
         try:
             yield turn
             self._mean_s += _SMOOTHING * (time.monotonic() - began - self._mean_s)
         finally:
             self._turns.remove(turn)
-            self.changed()
+            self.watch.changed()
 
     def status(self) -> QueueStatus:
         """The queue now."""
@@ -72,20 +72,3 @@ class RequestQueue:
             full=waiting >= self._max_waiting and self.places.locked(),
             estimated_wait_s=self._mean_s * turns_ahead,
         )
-
-    async def watch(self) -> AsyncGenerator[QueueStatus, None]:
-        """The queue now, and again at each change."""
-        told = asyncio.Event()
-        self._watchers.add(told)
-        try:
-            while True:
-                told.clear()
-                yield self.status()
-                await told.wait()
-        finally:
-            self._watchers.discard(told)
-
-    def changed(self) -> None:
-        """Tells the watchers."""
-        for watcher in self._watchers:
-            watcher.set()

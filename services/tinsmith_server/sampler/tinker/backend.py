@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from tinsmith_server.models import BaseModel
 from tinsmith_server.sampler.backend import Delta, ModelSummary, Versioned
-from tinsmith_server.sampler.local.worker import QueueStatus
 from tinsmith_server.sampler.request import Answers, LogprobsRequest, SampleRequest, Scores, Usage
 from tinsmith_server.sampler.tinker.answers import answers_of, deltas_of, scores_of, usage_of
 from tinsmith_server.sampler.tinker.clients import Clients, Weights
@@ -23,6 +22,7 @@ from tinsmith_server.sampler.tinker.in_flight import InFlight
 from tinsmith_server.sampler.tinker.parameters import check_supported, needs_tokenizer, service_params
 from tinsmith_server.sampler.tinker.tokenizer import Tokenizer
 from tinsmith_server.sampler.validation import check_logprobs, check_sample
+from tinsmith_server.serving import QueueStatus
 from tinsmith_server.storage import CheckpointStore
 from tinsmith_server.tinker_client.connection import Connection
 from tinsmith_server.tinker_client.models import served_models
@@ -102,11 +102,8 @@ class TinkerBackend:
             for _, base in sorted(self._clients.bases().items())
         ]
 
-    def queue(self) -> QueueStatus:
-        return self._in_flight.status()
-
     def watch(self) -> AsyncGenerator[QueueStatus, None]:
-        return self._in_flight.watch()
+        return self._in_flight.watch.statuses()
 
     async def _prepare(self, request: SampleRequest, *, with_text: bool) -> tuple[Weights, Tokenizer | None]:
         """Finds the weights, checks the request, and loads the tokenizer if it is needed."""

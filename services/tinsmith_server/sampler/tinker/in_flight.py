@@ -1,10 +1,9 @@
 """Requests that are at the service now: counted, bounded, watched."""
 
-import asyncio
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tinsmith_server.sampler.local.worker import QueueStatus
+from tinsmith_server.serving import QueueStatus, QueueWatch
 from tinsmith_server.serving.errors import ResourceExhausted
 
 _RETRY_AFTER_S = 1.0
@@ -15,7 +14,7 @@ class InFlight:
 
     def __init__(self, most: int) -> None:
         self._most, self._running = most, 0
-        self._watchers: set[asyncio.Event] = set()
+        self.watch = QueueWatch(self.status)
 
     @contextmanager
     def one(self) -> Iterator[None]:
@@ -38,19 +37,6 @@ class InFlight:
         full = self._running >= self._most
         return QueueStatus(waiting=0, running=self._running, full=full, estimated_wait_s=_RETRY_AFTER_S * full)
 
-    async def watch(self) -> AsyncGenerator[QueueStatus, None]:
-        """The queue now, and again at each change."""
-        changed = asyncio.Event()
-        self._watchers.add(changed)
-        try:
-            while True:
-                changed.clear()
-                yield self.status()
-                await changed.wait()
-        finally:
-            self._watchers.discard(changed)
-
     def _change(self, by: int) -> None:
         self._running += by
-        for watcher in self._watchers:
-            watcher.set()
+        self.watch.changed()

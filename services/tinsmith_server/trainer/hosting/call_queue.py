@@ -4,28 +4,16 @@ A call is refused before it takes its place in its model's order, so that its se
 loop only.
 """
 
-import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
+from tinsmith_server.serving import QueueStatus, QueueWatch
 from tinsmith_server.serving.errors import ResourceExhausted
 
 _FIRST_GUESS_S = 0.02
 _SMOOTHING = 0.1
 _SOONEST_RETRY_S = 0.1
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class QueueStatus:
-    """The queue at one moment."""
-
-    waiting: int
-    running: int
-    full: bool
-    estimated_wait_s: float
-    """Until a call that arrives now has been answered, at the pace of the last ones."""
 
 
 class CallQueue:
@@ -37,7 +25,7 @@ class CallQueue:
         self._taken = self._begun = 0
         self._mean_s = _FIRST_GUESS_S
         self._last_answer = 0.0
-        self._watchers: set[asyncio.Event] = set()
+        self.watch = QueueWatch(self.status)
 
     def status(self) -> QueueStatus:
         """The queue now."""
@@ -49,27 +37,10 @@ class CallQueue:
             estimated_wait_s=self._taken * self._mean_s,
         )
 
-    async def watch(self) -> AsyncGenerator[QueueStatus, None]:
-        """The queue at once, and whenever it has changed; changes that come faster than they are read are one."""
-        changed = asyncio.Event()
-        self._watchers.add(changed)
-        try:
-            while True:
-                changed.clear()
-                yield self.status()
-                await changed.wait()
-        finally:
-            self._watchers.discard(changed)
-
-    def changed(self) -> None:
-        """Wakes the watchers."""
-        for watcher in self._watchers:
-            watcher.set()
-
     def count(self, change: int) -> None:
         """Takes note of calls that have come, or are done."""
         self._taken += change
-        self.changed()
+        self.watch.changed()
 
     def refuse_if_full(self) -> None:
         """ResourceExhausted with reason QUEUE_FULL when there is no place for another call."""
@@ -87,7 +58,7 @@ class CallQueue:
         """Around the work of a call whose turn in its model's order has come."""
         began = time.monotonic()
         self._begun += 1
-        self.changed()
+        self.watch.changed()
         try:
             yield
         finally:
@@ -95,4 +66,4 @@ class CallQueue:
             now = time.monotonic()
             self._mean_s += _SMOOTHING * (now - max(began, self._last_answer) - self._mean_s)
             self._last_answer = now
-            self.changed()
+            self.watch.changed()

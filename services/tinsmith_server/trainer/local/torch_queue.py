@@ -21,7 +21,6 @@ import torch
 
 from tinsmith_server.serving import FairQueue, Tenant, current_tenant
 from tinsmith_server.serving.errors import Unavailable
-from tinsmith_server.trainer.local.allocator import keep_freed_memory
 from tinsmith_server.trainer.local.together import Work, run_together
 from tinsmith_server.trainer.request import ForwardResult
 
@@ -112,7 +111,6 @@ class TorchQueue:
 
     def _main(self) -> None:
         torch.set_num_threads(self._torch_threads)
-        keep_freed_memory()
         while (each := self._next()) is not None:
             began = time.monotonic()
             if isinstance(each, _Task):
