@@ -322,11 +322,15 @@ async def test_a_callers_own_key_never_reaches_the_server(
 
 
 async def test_a_sampler_waits_for_its_server_and_says_so_when_none_comes(
-    serve: Serve, server: ModelServer, front: FaultyServer
+    serve: Serve, server: ModelServer, front: FaultyServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with pytest.raises(CannotServe, match="BACKEND_UNAVAILABLE"):
-        async with serve(server, openai_base_url="http://127.0.0.1:9/v1"):
+    caplog.set_level(logging.INFO)
+    place = r"http://127\.0\.0\.1:9/v1 \(setting openai_base_url\).*BACKEND_UNAVAILABLE"
+    with pytest.raises(CannotServe, match=place):
+        async with serve(server, openai_base_url="http://127.0.0.1:9/v1", openai_start_s=1.2):
             pass
+    said = [record for record in caplog.records if "is sought at" in record.getMessage()]
+    assert len(said) == 1, "once, not at every try"
     with pytest.raises(CannotServe, match="BACKEND_CREDENTIALS"):
         async with serve(server, openai_base_url=front.url, openai_api_key="wrong"):
             pass

@@ -66,6 +66,11 @@ class Client:
             ),
         )
 
+    @property
+    def base_url(self) -> str:
+        """Where the server is."""
+        return self._server.base_url
+
     async def close(self) -> None:
         """Closes the connections."""
         await self._http.aclose()

@@ -15,7 +15,7 @@ from tinsmith_server.sampler.openai.failures import is_retried
 from tinsmith_server.sampler.openai.messages import ModelCard, ModelList, parse
 from tinsmith_server.sampler.openai.reported import find_out
 from tinsmith_server.sampler.openai.served_model import ServedModel
-from tinsmith_server.serving.errors import ServiceError
+from tinsmith_server.serving.errors import ServiceError, Unavailable
 
 _log = logging.getLogger(__name__)
 _PAUSE_S = 0.5
@@ -63,13 +63,18 @@ async def discover(client: Client, wanted: Wanted) -> Discovered:
 
 
 async def _when_there(client: Client, patience_s: float) -> bytes:
-    """The content of /models."""
-    ends = time.monotonic() + patience_s
+    """The content of /models. What is waited for is said once, and again when it is something else."""
+    ends, told = time.monotonic() + patience_s, ""
     while True:
         try:
             return await client.get("models")
         except ServiceError as error:
-            if not is_retried(error) or time.monotonic() >= ends:
+            where = f"the model server is sought at {client.base_url} (setting openai_base_url)"
+            if not is_retried(error):
                 raise
-            _log.info("waiting for the model server: %s", error.message)
+            if time.monotonic() >= ends:
+                raise Unavailable(f"{where}: {error.message}", reason=error.reason) from error
+            if error.message != told:
+                _log.info("%s for up to %g s: %s", where, patience_s, error.message)
+                told = error.message
         await asyncio.sleep(_PAUSE_S)
